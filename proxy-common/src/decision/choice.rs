@@ -1,0 +1,114 @@
+//! Which backend: uniformly random within the endpoint set, unless the client has an affinity.
+//!
+//! kube-proxy: `statistic --mode random` and `numgen random`, no weights; ClientIP affinity per service port
+//! and client, measured from the client's last new connection.
+
+use super::{Caller, Outcome, Tables};
+use crate::{
+    address::{Address, Port},
+    layout::{Affinity, AffinityKey, Backend, Frontend, Range, Sets, client_kind, frontend_kind},
+};
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// A backend and where it stood.
+#[derive(Clone, Copy)]
+pub struct Chosen {
+    /// The endpoint.
+    pub backend: Backend,
+    /// Its slot.
+    pub slot: u32,
+    /// The snapshot it was chosen from.
+    pub sets: Sets,
+}
+
+/// Chooses for a new flow. `random` decides unless affinity does.
+#[inline(always)]
+pub fn choose(
+    tables: &impl Tables,
+    caller: &impl Caller,
+    frontend: &Frontend,
+    random: u32,
+) -> Result<Chosen, Outcome> {
+    let Some(sets) = tables.sets(frontend.service) else { return Err(Outcome::Refuse) };
+    let range = applicable(frontend, sets);
+    if range.len == 0 {
+        return Err(if sets.any_endpoint() { Outcome::Unreachable } else { Outcome::Refuse });
+    }
+    let seconds = match tables.traits(frontend.service) {
+        Some(traits) => traits.affinity_seconds(),
+        None => 0,
+    };
+    let mut slot = range.start + scale(random, range.len);
+    if seconds != 0 {
+        let key = affinity_key(caller, frontend.service);
+        let now = caller.now();
+        if let Some(row) = tables.affinity(&key)
+            && now.saturating_sub(row.last_used) < u64::from(seconds) * NANOSECONDS
+            && let Some(kept) = position(tables, range, &row.address, row.port)
+        {
+            slot = kept;
+        }
+        let Some(backend) = tables.backend(slot) else { return Err(Outcome::Refuse) };
+        let row = Affinity { address: backend.address, port: backend.port, reserved: [0; 3], last_used: now };
+        tables.keep_affinity(&key, &row);
+        return Ok(Chosen { backend, slot, sets });
+    }
+    let Some(backend) = tables.backend(slot) else { return Err(Outcome::Refuse) };
+    Ok(Chosen { backend, slot, sets })
+}
+
+/// The set that a caller on this node uses. NodePorts, external and load-balancer addresses reached from
+/// the node's own pods and processes use the Cluster set whatever externalTrafficPolicy says (kube-proxy's
+/// short circuit); internalTrafficPolicy Local has no exception.
+#[inline(always)]
+pub const fn applicable(frontend: &Frontend, sets: Sets) -> Range {
+    if frontend.kind == frontend_kind::CLUSTER_IP && sets.internal_local() {
+        sets.local()
+    } else {
+        sets.cluster()
+    }
+}
+
+/// The slot within `range` of the endpoint at `address`:`port`, by binary search: sets are sorted by
+/// [`Backend::rank`]. At most 16 steps, which is what 65,535 endpoints take.
+#[inline(always)]
+pub fn position(tables: &impl Tables, range: Range, address: &Address, port: Port) -> Option<u32> {
+    let (high, low) = address.rank();
+    let wanted = (high, low, port.wire());
+    let mut first = range.start;
+    let mut len = range.len;
+    for _ in 0..=u16::BITS {
+        if len == 0 {
+            return None;
+        }
+        let half = len >> 1;
+        let backend = tables.backend(first + half)?;
+        let rank = backend.rank();
+        if rank == wanted {
+            return Some(first + half);
+        }
+        if rank < wanted {
+            first += half + 1;
+            len -= half + 1;
+        } else {
+            len = half;
+        }
+    }
+    None
+}
+
+/// At the socket the client is the pod, known by its namespace: its address is not chosen yet.
+#[inline(always)]
+fn affinity_key(caller: &impl Caller, service: u32) -> AffinityKey {
+    let cookie = caller.namespace();
+    #[expect(clippy::cast_possible_truncation, reason = "split into its two halves")]
+    let client = Address::from_v6_words([0, 0, (cookie >> 32) as u32, cookie as u32]);
+    AffinityKey { client, service, kind: client_kind::NAMESPACE }
+}
+
+/// Maps 32 random bits to 0..len without division and without more bias than len / 2^32.
+#[inline(always)]
+pub const fn scale(random: u32, len: u32) -> u32 {
+    ((random as u64 * len as u64) >> 32) as u32
+}

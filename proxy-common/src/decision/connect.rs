@@ -1,0 +1,32 @@
+//! What a connect() gets: TCP, and UDP sockets that connect.
+
+use super::{Caller, Destination, Outcome, Tables, choice, frontend};
+use crate::layout::{Origin, origin_flag};
+
+/// Decides a connect() and keeps the socket's origin.
+#[inline(always)]
+pub fn connect(tables: &impl Tables, caller: &impl Caller, destination: &Destination) -> Outcome {
+    let Some(frontend) = frontend::find(tables, caller, destination) else {
+        // A socket may connect anew, this time to no Service.
+        caller.forget_origin();
+        return Outcome::Pass;
+    };
+    let chosen = match choice::choose(tables, caller, &frontend, caller.random()) {
+        Ok(chosen) => chosen,
+        Err(refusal) => return refusal,
+    };
+    let origin = Origin {
+        sets: chosen.sets.0,
+        vip: destination.address,
+        backend: chosen.backend.address,
+        vip_port: destination.port,
+        backend_port: chosen.backend.port,
+        service: frontend.service,
+        slot: chosen.slot,
+        flags: origin_flag::CONNECTED,
+        seal: 0,
+    };
+    // Without memory the connection works all the same; only getpeername() tells the backend's address.
+    caller.keep_origin(&origin.sealed());
+    Outcome::Translate(chosen.backend.address, chosen.backend.port)
+}

@@ -1,0 +1,119 @@
+//! What a datagram of an unconnected UDP socket gets.
+//!
+//! A socket keeps its backend for as long as the service has it, as it would under kube-proxy, where
+//! conntrack pins the flow: DNS over one socket, or QUIC, would break otherwise. The usual datagram costs no
+//! hash look-up: the socket's origin says what was chosen, and the service's `sets` word that nothing changed.
+
+use super::{Caller, Destination, Outcome, Tables, choice, frontend};
+use crate::layout::{Backend, Origin, Range, Sender, SenderKey, Sets, origin_flag};
+
+/// Decides a sendto() or sendmsg() that names its destination, and keeps the socket's origin.
+#[inline(always)]
+pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destination) -> (Outcome, bool) {
+    let known = caller.origin().filter(Origin::is_whole);
+    if let Some(origin) = &known
+        && origin.vip == destination.address
+        && origin.vip_port == destination.port
+        && origin.flags & origin_flag::CONNECTED == 0
+        && still_there(tables, origin)
+    {
+        return (Outcome::Translate(origin.backend, origin.backend_port), false);
+    }
+    let Some(frontend) = frontend::find(tables, caller, destination) else { return (Outcome::Pass, false) };
+
+    // The backend it had, if the service still has it; else a choice that depends on the socket alone, so
+    // that a socket which alternates between two services does not wander.
+    let sticky = match &known {
+        Some(origin) if origin.vip == destination.address && origin.vip_port == destination.port => {
+            keep(tables, &frontend, origin)
+        }
+        _ => None,
+    };
+    let chosen = match sticky {
+        Some(chosen) => chosen,
+        None => {
+            let random = spread(caller.cookie(), frontend.service);
+            match choice::choose(tables, caller, &frontend, random) {
+                Ok(chosen) => chosen,
+                Err(refusal) => return (refusal, true),
+            }
+        }
+    };
+    let mut origin = Origin {
+        sets: chosen.sets.0,
+        vip: destination.address,
+        backend: chosen.backend.address,
+        vip_port: destination.port,
+        backend_port: chosen.backend.port,
+        service: frontend.service,
+        slot: chosen.slot,
+        flags: 0,
+        seal: 0,
+    };
+    if let Some(previous) = &known {
+        if previous.flags & origin_flag::CONNECTED != 0 && caller.is_connected() {
+            // sendto() on a connected socket: its peer's name stays, and no answer from elsewhere arrives.
+            return (Outcome::Translate(origin.backend, origin.backend_port), true);
+        }
+        origin.flags = previous.flags & origin_flag::MANY;
+        if previous.backend != origin.backend || previous.backend_port != origin.backend_port {
+            // Answers of the previous backend may still be on their way.
+            origin.flags |= origin_flag::MANY;
+            keep_name(tables, caller, previous);
+            keep_name(tables, caller, &origin);
+        }
+    }
+    if !caller.keep_origin(&origin.sealed()) {
+        // Sent anyway, the answer would show an address the program never asked.
+        return (Outcome::NoMemory, true);
+    }
+    (Outcome::Translate(origin.backend, origin.backend_port), true)
+}
+
+/// Records under which name the socket knows a backend, for when its origin tells of another.
+#[inline(always)]
+fn keep_name(tables: &impl Tables, caller: &impl Caller, origin: &Origin) {
+    let key = SenderKey {
+        socket: caller.cookie(),
+        address: origin.backend,
+        port: origin.backend_port,
+        reserved: [0; 3],
+    };
+    tables.keep_sender(&key, &Sender { vip: origin.vip, port: origin.vip_port, reserved: 0 });
+}
+
+/// Whether the service's snapshot is the one the backend was chosen from. The slot is compared as well: a
+/// word may come back with other backends behind it.
+#[inline(always)]
+fn still_there(tables: &impl Tables, origin: &Origin) -> bool {
+    let Some(sets) = tables.sets(origin.service) else { return false };
+    if sets != Sets(origin.sets) {
+        return false;
+    }
+    match tables.backend(origin.slot) {
+        Some(backend) => backend.is_at(&origin.backend, origin.backend_port),
+        None => false,
+    }
+}
+
+/// The socket's backend in the service's current snapshot.
+#[inline(always)]
+fn keep(tables: &impl Tables, frontend: &crate::layout::Frontend, origin: &Origin) -> Option<choice::Chosen> {
+    let sets = tables.sets(frontend.service)?;
+    let range: Range = choice::applicable(frontend, sets);
+    let slot = choice::position(tables, range, &origin.backend, origin.backend_port)?;
+    let backend: Backend = tables.backend(slot)?;
+    Some(choice::Chosen { backend, slot, sets })
+}
+
+/// 32 well-mixed bits that depend on the socket and the service: the finaliser of MurmurHash3 on their sum.
+/// Socket cookies count up, so they need the mixing.
+#[inline(always)]
+pub const fn spread(cookie: u64, service: u32) -> u32 {
+    let mut bits = cookie ^ (service as u64) << 40;
+    bits ^= bits >> 33;
+    bits = bits.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits ^= bits >> 33;
+    bits = bits.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    (bits >> 32) as u32
+}

@@ -1,0 +1,104 @@
+//! The decision: which backend, which refusal, which name to show.
+//!
+//! Pure functions over two traits. [`Tables`] is what the controller (and, for affinity, the programs
+//! themselves) keep; [`Caller`] is the socket that asks. `proxy-ebpf` implements them on BPF maps and
+//! helpers, tests and commands on ordinary collections.
+//!
+//! - [`frontend`]: is this destination a Service's?
+//! - [`choice`]: which backend, by endpoint set and affinity;
+//! - [`connect`]: what a connect() gets;
+//! - [`datagram`]: what a datagram of an unconnected socket gets;
+//! - [`reverse`]: under which name a socket sees its peer.
+//!
+//! Everything is `inline(always)`: the BPF target passes at most five arguments and no structures.
+
+pub mod choice;
+pub mod connect;
+pub mod datagram;
+pub mod frontend;
+pub mod reverse;
+
+use crate::{
+    address::{Address, Port},
+    layout::{
+        Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Sender, SenderKey, Sets, Traits,
+    },
+};
+
+pub use connect::connect;
+pub use datagram::datagram;
+pub use reverse::{peer_name, sender_name};
+
+/// The maps, as the decision sees them.
+pub trait Tables {
+    /// The frontend under `key`, as read: the caller checks the seal.
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
+    /// Whether `address` is one of the node's that answer NodePorts.
+    fn is_node_address(&self, address: &Address) -> bool;
+    /// A service's snapshot, read in one access.
+    fn sets(&self, service: u32) -> Option<Sets>;
+    /// A service's properties, read in one access.
+    fn traits(&self, service: u32) -> Option<Traits>;
+    /// The backend in `slot`.
+    fn backend(&self, slot: u32) -> Option<Backend>;
+    /// The affinity row under `key`.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// Writes an affinity row. A failure costs affinity, not the connection, and is not reported.
+    fn keep_affinity(&self, key: &AffinityKey, row: &Affinity);
+    /// Under which name `key.socket` knows a backend it talked to earlier.
+    fn sender(&self, key: &SenderKey) -> Option<Sender>;
+    /// Records that name.
+    fn keep_sender(&self, key: &SenderKey, sender: &Sender);
+}
+
+/// The socket that asks, and its surroundings.
+pub trait Caller {
+    /// Uniformly random bits.
+    fn random(&self) -> u32;
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    fn now(&self) -> u64;
+    /// Whether the socket lives in the host's network namespace.
+    fn in_host_namespace(&self) -> bool;
+    /// The cookie of the socket's network namespace: the pod.
+    fn namespace(&self) -> u64;
+    /// The socket's own cookie.
+    fn cookie(&self) -> u64;
+    /// Whether the socket is connected right now.
+    fn is_connected(&self) -> bool;
+    /// What the socket was translated to.
+    fn origin(&self) -> Option<Origin>;
+    /// Remembers it; `false` when there is no memory.
+    fn keep_origin(&self, origin: &Origin) -> bool;
+    /// Forgets it.
+    fn forget_origin(&self);
+}
+
+/// Where a socket wants to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Destination {
+    /// The address.
+    pub address: Address,
+    /// The port.
+    pub port: Port,
+    /// IP protocol number, one of [`crate::layout::protocol`].
+    pub protocol: u8,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// No Service's destination: hands off.
+    Pass,
+    /// Goes to this endpoint.
+    Translate(Address, Port),
+    /// The Service has no endpoint in the whole cluster: ECONNREFUSED, as kube-proxy's REJECT.
+    Refuse,
+    /// The Service has endpoints, but its policy allows this caller none: EHOSTUNREACH, where kube-proxy
+    /// drops. At the socket a prompt error serves better than silence.
+    Unreachable,
+    /// No memory for the state without which the answer would come from a stranger: ENOMEM.
+    NoMemory,
+}
+
+#[cfg(test)]
+pub(crate) mod simulated;
