@@ -1,0 +1,207 @@
+//! The decision's traits on BPF maps and helpers.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_ANY, bpf_sock},
+    helpers::generated::{
+        bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
+    },
+    programs::SockAddrContext,
+};
+use core::ptr;
+use proxy_common::{
+    address::Address,
+    decision::{Caller, Tables},
+    layout::{
+        Affinity, AffinityKey, Backend, Counter, Frontend, FrontendKey, Origin, Sender, SenderKey, Sets,
+        Traits,
+    },
+};
+
+use crate::maps::{AFFINITY, BACKENDS, COUNTERS, FRONTENDS, NODE_ADDRESSES, ORIGINS, SENDERS, SERVICES};
+
+/// `TCP_ESTABLISHED`, which a connected UDP socket is in as well (`include/net/tcp_states.h`).
+const ESTABLISHED: u32 = 1;
+
+/// Constants that the loader fills in before the programs are verified. Volatile reads keep the compiler from
+/// folding the placeholder in; the verifier knows the value and drops what it makes unreachable.
+#[unsafe(no_mangle)]
+static HOST_NETNS_COOKIE: u64 = 0;
+#[unsafe(no_mangle)]
+static CAN_SET_ERRNO: u8 = 0;
+#[unsafe(no_mangle)]
+static LOG_DECISIONS: u8 = 0;
+
+/// Whether refusals may carry an errno (6.1); without, they are left to the wire.
+#[inline(always)]
+pub fn can_set_errno() -> bool {
+    // SAFETY: a reference to a static is valid and aligned.
+    unsafe { ptr::read_volatile(&CAN_SET_ERRNO) != 0 }
+}
+
+/// Whether decisions are logged.
+#[inline(always)]
+pub fn logs_decisions() -> bool {
+    // SAFETY: a reference to a static is valid and aligned.
+    unsafe { ptr::read_volatile(&LOG_DECISIONS) != 0 }
+}
+
+/// Counts an outcome on this CPU.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(cell) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the verifier checked the pointer; the cell is this CPU's own. A program that interrupts
+        // this one on the same CPU may cost a count, which a counter can bear.
+        unsafe { *cell += 1 };
+    }
+}
+
+/// The maps.
+pub struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        let value = FRONTENDS.get_ptr(key)?;
+        // SAFETY: the verifier checked the pointer. The element may change while it is copied; the seal
+        // tells (`Frontend::sealed`).
+        Some(unsafe { ptr::read_volatile(value) })
+    }
+
+    #[inline(always)]
+    fn is_node_address(&self, address: &Address) -> bool {
+        NODE_ADDRESSES.get_ptr(address).is_some()
+    }
+
+    #[inline(always)]
+    fn sets(&self, service: u32) -> Option<Sets> {
+        let value = SERVICES.get_ptr(service)?;
+        // SAFETY: the verifier checked the pointer; volatile and 8-byte aligned, so one load.
+        Some(Sets(unsafe { ptr::read_volatile(&raw const (*value).sets) }))
+    }
+
+    #[inline(always)]
+    fn traits(&self, service: u32) -> Option<Traits> {
+        let value = SERVICES.get_ptr(service)?;
+        // SAFETY: as in `sets`.
+        Some(Traits(unsafe { ptr::read_volatile(&raw const (*value).traits) }))
+    }
+
+    #[inline(always)]
+    fn backend(&self, slot: u32) -> Option<Backend> {
+        let value = BACKENDS.get_ptr(slot)?;
+        // SAFETY: the verifier checked the pointer. A slot within a snapshot that was read in this run is
+        // not written before an RCU grace period has passed, which waits for this program.
+        Some(unsafe { ptr::read(value) })
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        let value = AFFINITY.get_ptr(key)?;
+        // SAFETY: the verifier checked the pointer. What another CPU writes meanwhile is compared with the
+        // live endpoint set before it is used.
+        Some(unsafe { ptr::read(value) })
+    }
+
+    #[inline(always)]
+    fn keep_affinity(&self, key: &AffinityKey, row: &Affinity) {
+        let _ = AFFINITY.insert(key, row, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn sender(&self, key: &SenderKey) -> Option<Sender> {
+        let value = SENDERS.get_ptr(key)?;
+        // SAFETY: the verifier checked the pointer. An element evicted under our eyes shows a wrong name for
+        // one datagram of a socket that talks to thousands of services; nothing is misdirected by it.
+        Some(unsafe { ptr::read(value) })
+    }
+
+    #[inline(always)]
+    fn keep_sender(&self, key: &SenderKey, sender: &Sender) {
+        let _ = SENDERS.insert(key, sender, u64::from(BPF_ANY));
+    }
+}
+
+/// The socket a hook runs for.
+pub struct Socket<'a>(pub &'a SockAddrContext);
+
+impl Socket<'_> {
+    #[inline(always)]
+    fn sk(&self) -> *mut bpf_sock {
+        // SAFETY: the kernel hands a valid context to every run; `sk` is the only member of its union.
+        unsafe { (*self.0.sock_addr).__bindgen_anon_1.sk }
+    }
+}
+
+impl Caller for Socket<'_> {
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing, returns a number.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: takes nothing, returns a number.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn in_host_namespace(&self) -> bool {
+        // SAFETY: a reference to a static is valid and aligned.
+        let host = unsafe { ptr::read_volatile(&HOST_NETNS_COOKIE) };
+        if host != 0 {
+            return self.namespace() == host;
+        }
+        // SAFETY: NULL stands for the initial namespace.
+        self.namespace() == unsafe { bpf_get_netns_cookie(ptr::null_mut()) }
+    }
+
+    #[inline(always)]
+    fn namespace(&self) -> u64 {
+        // SAFETY: the context is the one this program was called with.
+        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the context is the one this program was called with.
+        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn is_connected(&self) -> bool {
+        let sk = self.sk();
+        // SAFETY: checked for NULL; the verifier turns the read into one of the socket itself.
+        !sk.is_null() && unsafe { ptr::read_volatile(&raw const (*sk).state) } == ESTABLISHED
+    }
+
+    #[inline(always)]
+    fn origin(&self) -> Option<Origin> {
+        // SAFETY: the context is valid; the storage lives as long as the socket, whose call this is.
+        let storage = unsafe { ORIGINS.get_ptr_mut(self.0) };
+        if storage.is_null() {
+            return None;
+        }
+        // SAFETY: not NULL. Another thread of the socket may write meanwhile; the seal tells.
+        Some(unsafe { ptr::read_volatile(storage) })
+    }
+
+    #[inline(always)]
+    fn keep_origin(&self, origin: &Origin) -> bool {
+        // SAFETY: as in `origin`.
+        let storage = unsafe { ORIGINS.get_or_insert_ptr_mut(self.0, None) };
+        if storage.is_null() {
+            return false;
+        }
+        // SAFETY: not NULL, and of this type.
+        unsafe { ptr::write_volatile(storage, *origin) };
+        true
+    }
+
+    #[inline(always)]
+    fn forget_origin(&self) {
+        // SAFETY: the socket is the context's own. "Not there" is the usual answer.
+        let _ = unsafe { ORIGINS.delete(self.sk()) };
+    }
+}

@@ -1,0 +1,44 @@
+//! The maps. Types and meaning stand in `proxy_common::layout`; capacities here are defaults that the loader
+//! overrides.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    macros::btf_map,
+};
+use proxy_common::{
+    address::Address,
+    layout::{
+        self, Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Sender, SenderKey, Service,
+    },
+};
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static FRONTENDS: HashMap<FrontendKey, Frontend, { layout::DEFAULT_FRONTENDS as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+#[btf_map]
+pub static SERVICES: Array<Service, { layout::DEFAULT_SERVICES as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static BACKENDS: Array<Backend, { layout::DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static NODE_ADDRESSES: HashMap<Address, u32, { layout::NODE_ADDRESSES as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity, { layout::AFFINITY_ROWS as usize }> =
+    LruHashMap::new();
+
+#[btf_map]
+pub static ORIGINS: SkStorage<Origin> = SkStorage::new();
+
+#[btf_map]
+pub static SENDERS: LruHashMap<SenderKey, Sender, { layout::SENDER_ROWS as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { layout::Counter::COUNT as usize }> = PerCpuArray::new();
