@@ -1,1 +1,26 @@
-//! The controller.
+//! kubeshunt's controller, in the order in which data flows through it.
+//!
+//! ```text
+//! source ──► cluster ──► policy, tables ──► plan ──► datapath
+//!  [I/O]      [pure]          [pure]       [pure]     [I/O]
+//! ```
+//!
+//! Pure folders are compiled and tested without root, runtime, kernel or clock; `cargo xtask test --rung tidy`
+//! rejects imports that would change that.
+
+pub mod settings;
+
+pub mod source;
+
+pub mod cluster;
+pub mod plan;
+pub mod policy;
+pub mod tables;
+
+pub mod datapath;
+
+pub mod controller;
+pub mod host;
+pub mod serve;
+
+pub mod commands;

@@ -1,0 +1,75 @@
+//! Reading addresses as leniently as Kubernetes itself does.
+//!
+//! Objects stored long ago may hold `172.30.0.041`. Kubernetes reads that as decimal 41, so must we: the rest
+//! of the cluster uses that address.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::cluster::reject::Problem;
+
+/// Parses the address of one host: leading zeros are decimal, IPv4-mapped IPv6 is IPv4.
+pub(super) fn host(text: &str) -> Result<IpAddr, Problem> {
+    let address = text
+        .parse::<IpAddr>()
+        .ok()
+        .map(|address| address.to_canonical())
+        .or_else(|| zero_padded(text).map(IpAddr::V4))
+        .ok_or_else(|| Problem::InvalidAddress(text.to_owned()))?;
+    // An unspecified frontend would match every address; a multicast or broadcast one names no single host.
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    if address.is_unspecified() || address.is_multicast() || broadcast {
+        return Err(Problem::UnusableAddress(address));
+    }
+    Ok(address)
+}
+
+/// `010.0.0.041`, which `Ipv4Addr::from_str` refuses because others read it as octal.
+fn zero_padded(text: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0u8; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let digits = parts.next().filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()))?;
+        *octet = digits.parse().ok()?;
+    }
+    parts.next().is_none().then_some(octets.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_kubernetes_reads() {
+        for (text, expected) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("172.30.0.041", "172.30.0.41"),
+            ("010.000.0.09", "10.0.0.9"),
+            ("fd00::1", "fd00::1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("127.0.0.1", "127.0.0.1"),
+        ] {
+            assert_eq!(host(text), Ok(expected.parse().expect("an address")), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_the_rest() {
+        for text in [
+            "",
+            " ",
+            "10.0.0",
+            "10.0.0.1.2",
+            "10.0.0.256",
+            "10..0.1",
+            "10.0.0.+1",
+            "0x10.0.0.1",
+            "a",
+            "fe80::1%eth0",
+        ] {
+            assert_eq!(host(text), Err(Problem::InvalidAddress(text.to_owned())), "{text}");
+        }
+        for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "000.0.0.0"] {
+            assert!(matches!(host(text), Err(Problem::UnusableAddress(_))), "{text}");
+        }
+    }
+}

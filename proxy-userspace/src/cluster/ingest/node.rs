@@ -1,0 +1,60 @@
+//! From a Node object to [`NodeInfo`].
+
+use super::{Rejects, address};
+use crate::cluster::api;
+use crate::cluster::change::{Kind, ObjectRef};
+use crate::cluster::model::NodeInfo;
+use crate::cluster::reject::Reject;
+
+/// The only label a zone is taken from.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Reads a Node. The name is taken over as it is.
+#[must_use]
+pub fn node(object: &api::Node) -> (NodeInfo, Vec<Reject>) {
+    let mut rejects = Rejects::new(ObjectRef::new(Kind::Node, "", &object.metadata.name));
+    let zone = object.metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty());
+    let mut addresses = Vec::new();
+    for kind in ["InternalIP", "ExternalIP"] {
+        for (index, entry) in
+            object.status.addresses.iter().enumerate().filter(|(_, entry)| entry.kind == kind)
+        {
+            let parsed =
+                rejects.take(address::host(&entry.address), || format!("status.addresses[{index}].address"));
+            addresses.extend(parsed.filter(|address| !addresses.contains(address)));
+        }
+    }
+    let info = NodeInfo {
+        name: object.metadata.name.as_str().into(),
+        zone: zone.map(|zone| zone.as_str().into()),
+        addresses,
+    };
+    (info, rejects.list)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn internal_addresses_come_first() {
+        let object: api::Node = serde_json::from_value(json!({
+            "metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z1"}},
+            "status": {"addresses": [
+                {"type": "ExternalIP", "address": "198.51.100.1"}, {"type": "Hostname", "address": "n"},
+                {"type": "InternalIP", "address": "10.0.0.1"}, {"type": "InternalIP", "address": "oops"},
+                {"type": "InternalIP", "address": "fd00::1"}]}
+        }))
+        .expect("a Node");
+        let (info, rejects) = node(&object);
+        assert_eq!(info.zone.as_deref(), Some("z1"));
+        let addresses: Vec<String> = info.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.1", "fd00::1", "198.51.100.1"]);
+        assert_eq!(
+            rejects.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [r#"Node n: status.addresses[3].address: "oops" is not an IP address; it is left out"#]
+        );
+    }
+}

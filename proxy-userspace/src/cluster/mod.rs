@@ -1,0 +1,332 @@
+//! The cluster's state, as far as this node needs it: the first pure stage of the pipeline.
+//!
+//! Input: [`Change`]s, in order. Output: [`Service`]s and their [`Endpoint`]s, the set of Services touched since
+//! it was last asked for, and a [`Reject`] for everything that could not be taken over.
+//!
+//! Invariants:
+//! - The state depends on the objects last seen, not on the order in which they came: slices may come before
+//!   their Service, and a list says the same as the changes that lead to it.
+//! - Work is proportional to the change. An object that means the same as before touches nothing.
+//! - A bad object never harms another one, and one that turns bad as a whole keeps its last good version.
+//! - Nothing is complete before both Services and EndpointSlices have been listed once.
+
+pub mod api;
+pub mod change;
+pub mod ingest;
+pub mod model;
+pub mod reject;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::mem;
+use std::sync::Arc;
+
+use self::change::{Change, Kind, Object, ObjectRef};
+use self::ingest::{Backends, Hints, Parsed};
+use self::model::{Endpoint, Family, NodeInfo, Service, ServiceName, ServicePort};
+use self::reject::{Problem, Reject};
+
+/// Everything known of the cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    node: NodeInfo,
+    /// Services, and slices grouped by the Service they name, whether or not it exists.
+    entries: BTreeMap<ServiceName, Entry>,
+    /// Which Service a slice was last filed under, by namespace and name of the slice. Needed because a slice's
+    /// label may change, and because a deletion says only the slice's name.
+    filed_under: HashMap<(Box<str>, Box<str>), Box<str>>,
+    /// Hints in use. There are few different ones and very many endpoints.
+    hints: HashSet<Arc<Hints>>,
+    /// How many hints there may be before the unused ones are looked for.
+    hints_limit: usize,
+    dirty: BTreeSet<ServiceName>,
+    listed_services: bool,
+    listed_slices: bool,
+    counts: Counts,
+}
+
+/// What is known under one Service name.
+#[derive(Debug, Default)]
+struct Entry {
+    service: Option<Box<Service>>,
+    /// Sorted by the slice's name, so that the order of arrival has no influence.
+    slices: Vec<(Box<str>, Backends)>,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Services served.
+    pub services: usize,
+    /// Slices, including those whose Service does not exist.
+    pub slices: usize,
+    /// Endpoints of those slices, before duplicates are removed.
+    pub endpoints: usize,
+}
+
+const FIRST_HINTS_LIMIT: usize = 64;
+
+impl Cluster {
+    /// Nothing known yet, seen from the node of that name.
+    #[must_use]
+    pub fn new(node_name: &str) -> Self {
+        Self {
+            node: NodeInfo { name: node_name.trim().to_lowercase().into(), ..NodeInfo::default() },
+            entries: BTreeMap::new(),
+            filed_under: HashMap::new(),
+            hints: HashSet::new(),
+            hints_limit: FIRST_HINTS_LIMIT,
+            dirty: BTreeSet::new(),
+            listed_services: false,
+            listed_slices: false,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes over a change and says what of it could not be.
+    pub fn apply(&mut self, change: Change) -> Vec<Reject> {
+        match change {
+            Change::Listed(kind, objects) => self.list(kind, &objects),
+            Change::Applied(object) => self.upsert(&object),
+            Change::Deleted(object) => {
+                self.delete(&object);
+                Vec::new()
+            }
+            Change::Unreadable(reject) => vec![reject],
+        }
+    }
+
+    /// The Services of which something changed since the last call: themselves, their slices, or this node's
+    /// zone, which decides over hints. A name without a Service is one that is gone.
+    pub fn take_dirty(&mut self) -> BTreeSet<ServiceName> {
+        mem::take(&mut self.dirty)
+    }
+
+    /// Whether every list needed for decisions has been seen once.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.listed_services && self.listed_slices
+    }
+
+    /// A Service.
+    #[must_use]
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.entries.get(name)?.service.as_deref()
+    }
+
+    /// The names of all Services, in order.
+    pub fn service_names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.entries.iter().filter(|(_, entry)| entry.service.is_some()).map(|(name, _)| name)
+    }
+
+    /// The endpoints of a Service port in one family, from all slices: every address and port once, sorted by
+    /// address and port.
+    #[must_use]
+    pub fn endpoints(&self, name: &ServiceName, port: &ServicePort, family: Family) -> Vec<Endpoint> {
+        let Some(entry) = self.entries.get(name) else { return Vec::new() };
+        let mut found: Vec<Endpoint> = Vec::new();
+        for (_, backends) in entry.slices.iter().filter(|(_, backends)| backends.family == family) {
+            let ports = backends.ports.iter();
+            for slice_port in ports.filter(|own| *own.name == *port.name && own.protocol == port.protocol) {
+                found.extend(backends.endpoints.iter().map(|endpoint| {
+                    let hints = endpoint.hints.as_deref().cloned().unwrap_or_default();
+                    Endpoint {
+                        address: endpoint.address,
+                        port: slice_port.port,
+                        local: endpoint.local,
+                        ready: endpoint.ready,
+                        serving: endpoint.serving,
+                        terminating: endpoint.terminating,
+                        zone_hints: hints.zones,
+                        node_hints: hints.nodes,
+                    }
+                }));
+            }
+        }
+        // The first one seen wins, except that one which stays beats one which goes: a new pod may have got the
+        // address of an old one. The sort is stable, so "first" survives it.
+        found.sort_by_key(|endpoint| (endpoint.address, endpoint.port, endpoint.terminating));
+        found.dedup_by_key(|endpoint| (endpoint.address, endpoint.port));
+        found
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> &NodeInfo {
+        &self.node
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn list(&mut self, kind: Kind, objects: &[Object]) -> Vec<Reject> {
+        let rejects = objects.iter().flat_map(|object| self.upsert(object)).collect();
+        let seen: HashSet<ObjectRef> = objects.iter().map(Object::reference).collect();
+        let is_gone = |namespace: &str, name: &str| !seen.contains(&ObjectRef::new(kind, namespace, name));
+        match kind {
+            Kind::Service => {
+                let gone: Vec<ServiceName> = self
+                    .service_names()
+                    .filter(|known| is_gone(&known.namespace, &known.name))
+                    .cloned()
+                    .collect();
+                gone.iter().for_each(|name| self.set_service(name, None));
+                self.listed_services = true;
+            }
+            Kind::EndpointSlice => {
+                let known = self.filed_under.keys();
+                let gone: Vec<_> =
+                    known.filter(|(namespace, name)| is_gone(namespace, name)).cloned().collect();
+                gone.iter().for_each(|(namespace, name)| self.remove_slice(namespace, name));
+                self.listed_slices = true;
+            }
+            // The only Node that matters is this one, which is here; its last known state is better than none.
+            Kind::Node | Kind::Manifest => {}
+        }
+        rejects
+    }
+
+    fn upsert(&mut self, object: &Object) -> Vec<Reject> {
+        let reference = object.reference();
+        if reference.name.is_empty() {
+            return vec![Reject {
+                object: reference,
+                field: "metadata.name".to_owned(),
+                problem: Problem::NoName,
+            }];
+        }
+        match object {
+            Object::Service(object) => {
+                let (parsed, rejects) = ingest::service(object);
+                let name = ServiceName { namespace: reference.namespace, name: reference.name };
+                match parsed {
+                    Parsed::Value(service) => self.set_service(&name, Some(service)),
+                    Parsed::NotOurs => self.set_service(&name, None),
+                    Parsed::Unusable => {}
+                }
+                rejects
+            }
+            Object::EndpointSlice(object) => {
+                let (parsed, rejects) = ingest::slice(object, &self.node.name);
+                let (namespace, name) = (reference.namespace, reference.name);
+                match parsed {
+                    Parsed::Value(slice) => self.set_slice(namespace, name, slice.service, slice.backends),
+                    Parsed::NotOurs => self.remove_slice(&namespace, &name),
+                    Parsed::Unusable => {}
+                }
+                rejects
+            }
+            Object::Node(object) if object.metadata.name == *self.node.name => {
+                let (node, rejects) = ingest::node(object);
+                if node.zone != self.node.zone {
+                    let all: Vec<ServiceName> = self.service_names().cloned().collect();
+                    self.dirty.extend(all);
+                }
+                self.node = node;
+                rejects
+            }
+            Object::Node(_) => Vec::new(),
+            Object::Unreadable(reject) => vec![(**reject).clone()],
+        }
+    }
+
+    fn delete(&mut self, object: &ObjectRef) {
+        match object.kind {
+            Kind::Service => {
+                let name = ServiceName { namespace: object.namespace.clone(), name: object.name.clone() };
+                self.set_service(&name, None);
+            }
+            Kind::EndpointSlice => self.remove_slice(&object.namespace, &object.name),
+            Kind::Node | Kind::Manifest => {}
+        }
+    }
+
+    fn set_service(&mut self, name: &ServiceName, service: Option<Service>) {
+        if self.service(name) == service.as_ref() {
+            return;
+        }
+        let entry = self.entries.entry(name.clone()).or_default();
+        self.counts.services += usize::from(service.is_some());
+        self.counts.services -= usize::from(entry.service.is_some());
+        entry.service = service.map(Box::new);
+        self.dirty.insert(name.clone());
+        self.drop_if_empty(name);
+    }
+
+    fn set_slice(
+        &mut self,
+        namespace: Box<str>,
+        name: Box<str>,
+        service: ServiceName,
+        mut backends: Backends,
+    ) {
+        self.share_hints(&mut backends);
+        let key = (namespace, name);
+        if self.filed_under.get(&key).is_some_and(|filed_under| *filed_under != service.name) {
+            self.remove_slice(&key.0, &key.1);
+        }
+        let entry = self.entries.entry(service.clone()).or_default();
+        let added = backends.endpoints.len();
+        match entry.slices.binary_search_by(|(known, _)| known.cmp(&key.1)) {
+            Ok(index) if entry.slices[index].1 == backends => return,
+            Ok(index) => {
+                let old = mem::replace(&mut entry.slices[index].1, backends);
+                self.counts.endpoints -= old.endpoints.len();
+            }
+            Err(index) => {
+                // Most Services have exactly one slice: do not make room for four.
+                entry.slices.reserve_exact(1);
+                entry.slices.insert(index, (key.1.clone(), backends));
+                self.counts.slices += 1;
+                self.filed_under.insert(key, service.name.clone());
+            }
+        }
+        self.counts.endpoints += added;
+        if entry.service.is_some() {
+            self.dirty.insert(service);
+        }
+    }
+
+    fn remove_slice(&mut self, namespace: &str, name: &str) {
+        let key = (Box::from(namespace), Box::from(name));
+        let Some(service) = self.filed_under.remove(&key) else { return };
+        let service = ServiceName { namespace: key.0, name: service };
+        let entry = self.entries.get_mut(&service).expect("a slice is filed under an entry that exists");
+        let index = entry.slices.binary_search_by(|(known, _)| (**known).cmp(name));
+        let (_, old) = entry.slices.remove(index.expect("a slice is where it was filed"));
+        self.counts.slices -= 1;
+        self.counts.endpoints -= old.endpoints.len();
+        if entry.service.is_some() {
+            self.dirty.insert(service.clone());
+        }
+        self.drop_if_empty(&service);
+    }
+
+    fn drop_if_empty(&mut self, name: &ServiceName) {
+        if self.entries.get(name).is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty()) {
+            self.entries.remove(name);
+        }
+    }
+
+    fn share_hints(&mut self, backends: &mut Backends) {
+        for hints in backends.endpoints.iter_mut().filter_map(|endpoint| endpoint.hints.as_mut()) {
+            match self.hints.get(&**hints) {
+                Some(shared) => *hints = Arc::clone(shared),
+                None => {
+                    self.hints.insert(Arc::clone(hints));
+                }
+            }
+        }
+        if self.hints.len() > self.hints_limit {
+            self.hints.retain(|hints| Arc::strong_count(hints) > 1);
+            self.hints_limit = FIRST_HINTS_LIMIT.max(2 * self.hints.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod order_tests;
+#[cfg(test)]
+mod tests;

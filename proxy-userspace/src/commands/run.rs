@@ -1,0 +1,134 @@
+//! `kubeshunt run`: puts source, controller and servers together.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use proxy_common::layout::Counter;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tracing::{info, warn};
+
+use crate::{
+    controller::{Controller, status::Status},
+    datapath::counters::Counters,
+    host, serve,
+    settings::{LogFormat, Run},
+    source::{
+        kubernetes::{AccessSettings, Kubernetes},
+        manifests::Manifests,
+    },
+};
+
+/// Changes that may wait between the source and the controller; beyond, the source waits.
+const QUEUE: usize = 8192;
+
+/// How often the programs' log is fetched, when there is one.
+const LOG_PACE: Duration = Duration::from_millis(50);
+
+/// Serves until SIGINT or SIGTERM. Maps and programs stay: connections go on.
+///
+/// # Errors
+/// When the datapath cannot be set up, or the source gives up.
+pub fn run(args: &Run) -> Result<()> {
+    logging(args)?;
+    // One thread is enough for the control path; blocking calls get their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(serve_until_stopped(args));
+    // A thread may be waiting in the kernel; nobody waits for it.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn serve_until_stopped(args: &Run) -> Result<()> {
+    let node = args.node_name()?;
+    let settings = args.datapath()?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node,
+        cgroup = %settings.cgroup_root.display(),
+        pins = %settings.bpffs_root.display(),
+        "starting"
+    );
+    let status = Arc::new(Status::default());
+    let addresses = host::addresses().await?;
+    let mut controller = Controller::new(settings, &node, Arc::clone(&status))?;
+    let counters = controller.datapath().counters()?;
+    if args.log_decisions {
+        log_decisions(&mut controller)?;
+    }
+    let (sender, changes) = mpsc::channel(QUEUE);
+    let source = async {
+        match &args.manifests {
+            Some(folder) => Manifests::new(folder).run(sender).await,
+            None => {
+                let access =
+                    AccessSettings { kubeconfig: args.kubeconfig.clone(), master: args.master.clone() };
+                Kubernetes::new(access, &node).run(sender).await
+            }
+        }
+    };
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    tokio::select! {
+        result = source => result.context("the source of Services ended"),
+        result = controller.run(changes, addresses) => result,
+        result = serve::health(args.healthz_bind_address, Arc::clone(&status)) => result,
+        result = serve::metrics(args.metrics_bind_address, Arc::clone(&status)) => result,
+        () = follow(&counters, &status) => Ok(()),
+        _ = interrupt.recv() => stopped("SIGINT"),
+        _ = terminate.recv() => stopped("SIGTERM"),
+    }
+}
+
+fn stopped(by: &str) -> Result<()> {
+    info!(by, "stopping; programs stay attached and connections go on (`kubeshunt cleanup` removes them)");
+    Ok(())
+}
+
+/// Copies the programs' counters to the metrics once a second.
+async fn follow(counters: &Counters, status: &Status) {
+    let mut told = false;
+    loop {
+        for counter in Counter::ALL {
+            match counters.total(counter) {
+                Ok(total) => status.decided(counter.name(), total),
+                Err(error) if !told => {
+                    warn!("{error:#}");
+                    told = true;
+                }
+                Err(_) => {}
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Passes the programs' log records on, by way of the `log` crate that aya-log writes to.
+fn log_decisions(controller: &mut Controller) -> Result<()> {
+    let mut logger =
+        aya_log::EbpfLogger::init(controller.datapath().object()).context("cannot read the programs' log")?;
+    tokio::spawn(async move {
+        loop {
+            logger.flush();
+            tokio::time::sleep(LOG_PACE).await;
+        }
+    });
+    Ok(())
+}
+
+fn logging(args: &Run) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
+        .with_context(|| format!("--log {:?} is no filter", args.log))?;
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let installed = match args.log_format {
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    installed.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}

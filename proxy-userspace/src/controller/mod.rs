@@ -1,0 +1,242 @@
+//! The loop: changes in, map writes out.
+//!
+//! I/O at its ends, pure in between: a change goes through [`Cluster`], the tables of the Services it touched
+//! are derived, the plan is made and carried out. Nothing is planned before Services and EndpointSlices have
+//! been listed completely; until then whatever an earlier process left in the maps goes on serving.
+//!
+//! When a write fails, the maps hold a servable prefix of the plan; they are read back and everything is planned
+//! anew, after a pause that grows.
+
+pub mod status;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use proxy_common::address::Address;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::sleep,
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    cluster::{Cluster, change::Change, model::ServiceName},
+    datapath::{self, Datapath, kernel},
+    plan::{self, Extent, Plan, Planner, Problem},
+    tables,
+};
+use status::Status;
+
+/// How many queued changes are taken in before the tables are derived: bounds the delay of the first one.
+const BATCH: usize = 4096;
+
+/// First and longest pause after a failed write.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Everything the loop works on.
+pub struct Controller {
+    settings: datapath::Settings,
+    datapath: Datapath,
+    cluster: Cluster,
+    planner: Planner,
+    /// What the next plan speaks of.
+    extent: Extent,
+    /// Services that found no room, to be tried again when something is released.
+    unplaced: BTreeSet<ServiceName>,
+    /// Problems already told, by Service.
+    told: HashMap<ServiceName, Vec<Problem>>,
+    attached: bool,
+    status: Arc<Status>,
+}
+
+impl Controller {
+    /// Opens the datapath and reads back what it holds.
+    ///
+    /// # Errors
+    /// See [`Datapath::open`].
+    pub fn new(settings: datapath::Settings, node_name: &str, status: Arc<Status>) -> Result<Self> {
+        let datapath = Datapath::open(&settings)?;
+        let observed = datapath.observe()?;
+        if !observed.frontends.is_empty() {
+            info!(frontends = observed.frontends.len(), "going on from the maps an earlier process left");
+        }
+        let planner = Planner::adopt(datapath.capacity(), observed);
+        for (map, wanted, is) in [
+            ("frontends", settings.capacity.frontends, datapath.capacity().frontends),
+            ("services", settings.capacity.services, datapath.capacity().services),
+            ("backends", settings.capacity.backends, datapath.capacity().backends),
+        ] {
+            if wanted != is {
+                warn!(
+                    map,
+                    wanted, is, "the pinned map keeps its size; `kubeshunt cleanup` makes room for another"
+                );
+            }
+        }
+        Ok(Self {
+            settings,
+            datapath,
+            cluster: Cluster::new(node_name),
+            planner,
+            extent: Extent::Everything,
+            unplaced: BTreeSet::new(),
+            told: HashMap::new(),
+            attached: false,
+            status,
+        })
+    }
+
+    /// The datapath, for who reads its counters or its log.
+    pub fn datapath(&mut self) -> &mut Datapath {
+        &mut self.datapath
+    }
+
+    /// Runs until the source ends.
+    ///
+    /// # Errors
+    /// When the programs cannot be attached, or the source is gone.
+    pub async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Change>,
+        mut addresses: watch::Receiver<BTreeSet<Address>>,
+    ) -> Result<()> {
+        let mut grace: Option<JoinHandle<Result<()>>> = None;
+        let mut grace_epoch = 0;
+        let mut pause = RETRY.0;
+        let mut retry_at: Option<Instant> = None;
+        self.node_addresses(&addresses.borrow_and_update().clone())?;
+        loop {
+            if grace.is_none()
+                && let Some(epoch) = self.planner.awaits_grace()
+            {
+                grace_epoch = epoch;
+                // Milliseconds of waiting in the kernel: not on this thread.
+                grace = Some(tokio::task::spawn_blocking(kernel::grace_period));
+            }
+            let due = tokio::select! {
+                // In this order: a released run of slots may be what the next change needs.
+                biased;
+                result = async { grace.as_mut().expect("guarded").await }, if grace.is_some() => {
+                    grace = None;
+                    result.context("the grace period's thread died")??;
+                    self.planner.release(grace_epoch);
+                    !self.unplaced.is_empty()
+                }
+                () = sleep(until(retry_at)), if retry_at.is_some() => true,
+                changed = addresses.changed() => {
+                    changed.context("the watch on this node's addresses ended")?;
+                    let current = addresses.borrow_and_update().clone();
+                    self.node_addresses(&current)?;
+                    false
+                }
+                change = changes.recv() => {
+                    let Some(change) = change else { return Ok(()) };
+                    self.take_in(change);
+                    for _ in 1..BATCH {
+                        let Ok(change) = changes.try_recv() else { break };
+                        self.take_in(change);
+                    }
+                    true
+                }
+            };
+            if !due || !self.cluster.is_complete() {
+                continue;
+            }
+            match self.sync() {
+                Ok(()) => {
+                    retry_at = None;
+                    pause = RETRY.0;
+                }
+                Err(failure) => {
+                    error!("{failure:#}; reading the maps back and trying again in {pause:?}");
+                    self.status.failed();
+                    self.planner = Planner::adopt(self.datapath.capacity(), self.datapath.observe()?);
+                    self.extent = Extent::Everything;
+                    retry_at = Some(Instant::now() + pause);
+                    pause = (pause * 2).min(RETRY.1);
+                }
+            }
+            if !self.attached && self.extent == Extent::Changes {
+                let attached = self.datapath.attach(&self.settings)?;
+                info!(
+                    created = attached.created,
+                    replaced = attached.replaced,
+                    cgroup = %self.settings.cgroup_root.display(),
+                    "programs attached; serving"
+                );
+                self.attached = true;
+                self.status.serving();
+            }
+        }
+    }
+
+    fn take_in(&mut self, change: Change) {
+        self.status.change_received();
+        for reject in self.cluster.apply(change) {
+            self.status.rejected();
+            warn!("{reject}");
+        }
+    }
+
+    /// Brings the maps in line with the cluster.
+    fn sync(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let mut names = self.cluster.take_dirty();
+        names.append(&mut self.unplaced);
+        if self.extent == Extent::Everything {
+            names.extend(self.cluster.service_names().cloned());
+        }
+        let desired: Vec<_> = names
+            .into_iter()
+            .map(|name| {
+                let tables = tables::of_service(&self.cluster, &name);
+                (name, tables)
+            })
+            .collect();
+        if desired.is_empty() && self.extent == Extent::Changes {
+            self.status.synced(&self.planner, self.cluster.counts(), 0, started.elapsed());
+            return Ok(());
+        }
+        let names: Vec<ServiceName> = desired.iter().map(|(name, _)| name.clone()).collect();
+        let plan = self.planner.plan(self.datapath.backends(), desired, self.extent);
+        self.datapath.carry_out(&plan.operations)?;
+        self.extent = Extent::Changes;
+        let operations = plan.operations.len();
+        self.tell(&names, plan);
+        self.status.synced(&self.planner, self.cluster.counts(), operations, started.elapsed());
+        debug!(operations, elapsed = ?started.elapsed(), "maps written");
+        Ok(())
+    }
+
+    /// Reports what a plan left undone, each thing once for as long as it lasts.
+    fn tell(&mut self, planned: &[ServiceName], plan: Plan) {
+        let mut now: HashMap<ServiceName, Vec<Problem>> = HashMap::new();
+        for problem in plan.problems {
+            now.entry(problem.port().service.clone()).or_default().push(problem);
+        }
+        for name in planned {
+            let before = self.told.remove(name).unwrap_or_default();
+            let Some(problems) = now.remove(name) else { continue };
+            for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+                self.status.rejected();
+                warn!("{problem}");
+            }
+            self.told.insert(name.clone(), problems);
+        }
+        self.unplaced = plan.unplaced;
+    }
+
+    fn node_addresses(&mut self, wanted: &BTreeSet<Address>) -> Result<()> {
+        let operations = plan::node_addresses(&self.datapath.node_addresses()?, wanted);
+        self.datapath.carry_out(&operations)
+    }
+}
+
+fn until(at: Option<Instant>) -> Duration {
+    at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
+}

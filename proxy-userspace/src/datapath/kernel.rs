@@ -1,0 +1,186 @@
+//! The few system calls that aya 0.14 lacks: link update, what a link is attached to, an RCU grace period, and
+//! the cookie of a network namespace.
+
+use std::{
+    ffi::CString,
+    io, mem,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
+
+/// The bpf() system call.
+///
+/// # Safety
+/// Pointers within `attr` must be valid for what `command` does with them.
+unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: the size is that of the union, whose unused bytes are zero; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, mem::size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// An all-zero attribute.
+fn attribute() -> bpf_attr {
+    // SAFETY: a union of structures of integers, for which zero is a value; the kernel asks for zero padding.
+    unsafe { mem::zeroed() }
+}
+
+/// Takes over a file descriptor that the kernel has just returned.
+fn owned(fd: i64) -> Result<OwnedFd> {
+    let fd = RawFd::try_from(fd).context("the kernel returned no file descriptor")?;
+    // SAFETY: just returned by bpf() as a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens what is pinned at `path`; `None` if there is nothing.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_pin(path: &Path) -> Result<Option<OwnedFd>> {
+    let name = CString::new(path.as_os_str().as_bytes()).context("a pin's path holds a zero byte")?;
+    let mut attr = attribute();
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    // SAFETY: the path is a C string that lives until the call returns.
+    match unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) } {
+        Ok(fd) => owned(fd).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot open the pin {}", path.display())),
+    }
+}
+
+/// Lets the program behind a link be replaced in one step, without a moment in which none is attached
+/// (`BPF_LINK_UPDATE`, 5.7).
+///
+/// # Errors
+/// ENOLINK when the cgroup is gone; what else the kernel says.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = attribute();
+    attr.link_update.link_fd = link.as_raw_fd().cast_unsigned();
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd().cast_unsigned();
+    // SAFETY: no pointers are involved.
+    unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// What a cgroup link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupLink {
+    /// The cgroup's id: the inode number of its folder. 0 when the cgroup is gone.
+    pub cgroup: u64,
+    /// The hook.
+    pub attach_type: u32,
+    /// The program's id.
+    pub program: u32,
+}
+
+/// Asks the kernel what a link is attached to (`BPF_OBJ_GET_INFO_BY_FD`, 5.8).
+///
+/// # Errors
+/// What the kernel says.
+pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+    // SAFETY: plain integers and unions of such, for which zero is a value.
+    let mut info: aya_obj::generated::bpf_link_info = unsafe { mem::zeroed() };
+    let mut attr = attribute();
+    attr.info.bpf_fd = link.as_raw_fd().cast_unsigned();
+    attr.info.info = (&raw mut info) as u64;
+    attr.info.info_len = u32::try_from(mem::size_of_val(&info)).map_err(io::Error::other)?;
+    // SAFETY: `info` is valid for writes of `info_len` bytes until the call returns.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    // SAFETY: the union's other members are integers too; a link that is none of a cgroup's has other numbers
+    // there, which then differ from what is expected.
+    let (cgroup, attach_type) =
+        unsafe { (info.__bindgen_anon_1.cgroup.cgroup_id, info.__bindgen_anon_1.cgroup.attach_type) };
+    Ok(CgroupLink { cgroup, attach_type, program: info.prog_id })
+}
+
+/// Returns when every BPF program that was running when it was called has ended.
+///
+/// A change to a map of maps waits for that before it returns to userspace (`maybe_wait_bpf_programs` in
+/// `kernel/bpf/syscall.c`), so a throw-away one is a grace period to be had for the asking: some milliseconds.
+/// membarrier(2) would do nothing on a machine with one CPU.
+///
+/// # Errors
+/// What the kernel says.
+pub fn grace_period() -> Result<()> {
+    let create = |kind: bpf_map_type, inner: Option<BorrowedFd<'_>>| -> Result<OwnedFd> {
+        let mut attr = attribute();
+        attr.__bindgen_anon_1.map_type = kind as u32;
+        attr.__bindgen_anon_1.key_size = 4;
+        attr.__bindgen_anon_1.value_size = 4;
+        attr.__bindgen_anon_1.max_entries = 1;
+        attr.__bindgen_anon_1.inner_map_fd = inner.map_or(0, |fd| fd.as_raw_fd().cast_unsigned());
+        // SAFETY: no pointers are involved.
+        owned(unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?)
+    };
+    let inner = create(bpf_map_type::BPF_MAP_TYPE_ARRAY, None).context("creating an array map")?;
+    let outer = create(bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS, Some(inner.as_fd()))
+        .context("creating a map of maps")?;
+    let (key, value) = (0u32, inner.as_raw_fd().cast_unsigned());
+    let mut attr = attribute();
+    attr.__bindgen_anon_2.map_fd = outer.as_raw_fd().cast_unsigned();
+    attr.__bindgen_anon_2.key = (&raw const key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw const value) as u64;
+    // SAFETY: key and value are 4 bytes each, as the map was created, and live until the call returns.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.context("updating a map of maps")?;
+    Ok(())
+}
+
+/// The cookie of the network namespace this thread is in (`SO_NETNS_COOKIE`, 5.14); `None` on older kernels.
+///
+/// # Errors
+/// When no socket can be had.
+pub fn netns_cookie() -> Result<Option<u64>> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .context("opening a UDP socket")?;
+    let mut cookie = 0u64;
+    let mut len = libc::socklen_t::try_from(mem::size_of_val(&cookie))?;
+    // SAFETY: `cookie` is valid for writes of `len` bytes until the call returns.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        return Ok(Some(cookie));
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOPROTOOPT) => Ok(None),
+        _ => Err(error).context("asking for the network namespace's cookie"),
+    }
+}
+
+/// Ids of the programs attached to `cgroup` itself on a hook (`BPF_PROG_QUERY`, 4.15).
+///
+/// # Errors
+/// What the kernel says.
+pub fn programs_on(cgroup: BorrowedFd<'_>, attach_type: u32) -> Result<Vec<u32>> {
+    // `BPF_CGROUP_MAX_PROGS` is 64.
+    let mut ids = [0u32; 64];
+    let mut attr = attribute();
+    attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd().cast_unsigned();
+    attr.query.attach_type = attach_type;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = u32::try_from(ids.len())?;
+    // SAFETY: `ids` is valid for writes of `prog_cnt` numbers until the call returns.
+    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) }.context("asking for the programs of a cgroup")?;
+    // SAFETY: the kernel has filled in the count, a plain number.
+    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
+    Ok(ids.into_iter().take(count).collect())
+}
+
+/// The name of the program with an id, if it may be known (opening by id takes CAP_SYS_ADMIN).
+#[must_use]
+pub fn program_name(id: u32) -> Option<String> {
+    let found = aya::programs::loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)?;
+    found.name_as_str().map(str::to_owned)
+}

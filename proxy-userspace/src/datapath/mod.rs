@@ -1,0 +1,183 @@
+//! The kernel's side: maps and programs, pinned; the only folder that writes to them.
+//!
+//! Ownership: the pin is the only owner of a map or link. This process may die at any instruction; what is
+//! pinned goes on serving. [`Datapath::open`] therefore begins with what it finds, and nothing here detaches on
+//! drop. [`remove`] does, for `kubeshunt cleanup`.
+//!
+//! - [`pins`]: the folder, its lock and its names;
+//! - [`programs`]: loading, attaching, replacing;
+//! - [`mapped`]: arrays written by memory stores;
+//! - [`kernel`]: the system calls that aya lacks;
+//! - [`contents`]: reading everything back;
+//! - [`counters`], [`attachments`]: what the programs counted, and who else is attached.
+
+pub mod attachments;
+pub mod contents;
+pub mod counters;
+pub mod kernel;
+pub mod mapped;
+pub mod pins;
+pub mod programs;
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, MapData};
+use proxy_common::{
+    address::Address,
+    layout::{Backend, Frontend, FrontendKey, Service},
+};
+
+use crate::plan::{Capacity, Observed, Operation};
+use counters::Counters;
+use mapped::MappedArray;
+use pins::Pins;
+
+/// Where and how large.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A cgroup v2 folder: sockets of processes at or below it are translated.
+    pub cgroup_root: PathBuf,
+    /// A folder on a bpffs, ours alone.
+    pub bpffs_root: PathBuf,
+    /// Sizes of maps to be created. A map found pinned keeps its size.
+    pub capacity: Capacity,
+    /// Log every decision of the programs.
+    pub log_decisions: bool,
+}
+
+/// Maps and attached programs.
+pub struct Datapath {
+    frontends: HashMap<MapData, FrontendKey, Frontend>,
+    services: MappedArray<Service>,
+    backends: MappedArray<Backend>,
+    node_addresses: HashMap<MapData, Address, u32>,
+    counters: Option<Counters>,
+    programs: programs::Programs,
+    /// Held for as long as we write.
+    _lock: pins::Lock,
+}
+
+impl Datapath {
+    /// Opens what is pinned and creates what is not. Programs are loaded and verified, but not attached before
+    /// [`Datapath::attach`]: a node without tables must not refuse what it does not know yet.
+    ///
+    /// # Errors
+    /// When another process holds the pins, the bpffs or cgroup is none, the kernel lacks something, or rights
+    /// are missing; the message says which.
+    pub fn open(settings: &Settings) -> Result<Self> {
+        let pins = Pins::new(&settings.bpffs_root);
+        pins.create()?;
+        let lock = pins.lock()?;
+        let (mut ebpf, programs) = programs::load(settings, &pins)?;
+        let datapath = Self {
+            frontends: contents::map(&mut ebpf, proxy_common::layout::map::FRONTENDS)?,
+            services: MappedArray::of(&mut ebpf, proxy_common::layout::map::SERVICES)?,
+            backends: MappedArray::of(&mut ebpf, proxy_common::layout::map::BACKENDS)?,
+            node_addresses: contents::map(&mut ebpf, proxy_common::layout::map::NODE_ADDRESSES)?,
+            counters: Some(Counters::new(contents::map(&mut ebpf, proxy_common::layout::map::COUNTERS)?)),
+            programs: programs.finish(ebpf)?,
+            _lock: lock,
+        };
+        // Slots that the last process gave up may still be in use by a program that runs right now.
+        kernel::grace_period()?;
+        Ok(datapath)
+    }
+
+    /// Attaches the programs, or replaces those of an earlier process in place.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(&mut self, settings: &Settings) -> Result<programs::Attached> {
+        self.programs.attach(settings)
+    }
+
+    /// The loaded object, for the reader of its log.
+    pub fn object(&mut self) -> &mut aya::Ebpf {
+        self.programs.object()
+    }
+
+    /// What fits into the maps as they are.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            frontends: self.programs.frontends_capacity(),
+            services: self.services.capacity(),
+            backends: self.backends.capacity(),
+        }
+    }
+
+    /// Reads back what the controller's maps hold.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn observe(&self) -> Result<Observed<'_>> {
+        let frontends =
+            self.frontends.iter().collect::<Result<Vec<_>, _>>().context("reading the frontends map")?;
+        Ok(Observed { frontends, services: self.services.as_slice() })
+    }
+
+    /// The backends map.
+    #[must_use]
+    pub fn backends(&self) -> &[Backend] {
+        self.backends.as_slice()
+    }
+
+    /// The addresses that answer NodePorts.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn node_addresses(&self) -> Result<BTreeSet<Address>> {
+        self.node_addresses.keys().collect::<Result<_, _>>().context("reading the node addresses map")
+    }
+
+    /// The counters, once: they go to whoever exports them.
+    ///
+    /// # Errors
+    /// When they are gone already.
+    pub fn counters(&mut self) -> Result<Counters> {
+        self.counters.take().context("the counters were taken before")
+    }
+
+    /// Carries out operations in their order; stops at the first that fails.
+    ///
+    /// # Errors
+    /// With the operation and what the kernel said. The maps then hold a prefix of the plan, which is
+    /// servable; read them back and plan anew.
+    pub fn carry_out(&mut self, operations: &[Operation]) -> Result<()> {
+        for operation in operations {
+            self.write(operation).with_context(|| format!("map write failed: {operation:?}"))?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, operation: &Operation) -> Result<()> {
+        match operation {
+            Operation::RemoveFrontend { key } => absent_is_fine(self.frontends.remove(key))?,
+            Operation::WriteBackends { start, backends } => self.backends.write(*start, backends)?,
+            Operation::SetTraits { service, traits } => {
+                self.services.store(*service, std::mem::offset_of!(Service, traits), traits.0)?;
+            }
+            Operation::SetSets { service, sets } => {
+                self.services.store(*service, std::mem::offset_of!(Service, sets), sets.0)?;
+            }
+            Operation::PutFrontend { key, frontend } => self.frontends.insert(key, frontend, 0)?,
+            Operation::PutNodeAddress { address } => self.node_addresses.insert(address, 0, 0)?,
+            Operation::RemoveNodeAddress { address } => absent_is_fine(self.node_addresses.remove(address))?,
+        }
+        Ok(())
+    }
+}
+
+/// A deletion that finds nothing has what it wants.
+fn absent_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+    match result {
+        Err(aya::maps::MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,166 @@
+//! The pin folder: where maps and links live when no process holds them.
+//!
+//! ```text
+//! <bpffs-root>/            0700
+//!   abi-1/                 the layout's version: another build's maps are never read as ours
+//!     maps/FRONTENDS ...
+//!     links/connect4 ...
+//! ```
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use proxy_common::layout::ABI_VERSION;
+
+/// Paths below a bpffs root.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+/// Keeps other processes from writing to the same maps, for as long as it lives. The kernel drops it with the
+/// process.
+pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
+
+impl Pins {
+    /// Below `root`; touches nothing.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The folder that is ours alone.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The pin of a map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.version().join("maps").join(name)
+    }
+
+    /// The pin of a program's link.
+    #[must_use]
+    pub fn link(&self, program: &str) -> PathBuf {
+        self.version().join("links").join(program)
+    }
+
+    fn version(&self) -> PathBuf {
+        self.root.join(format!("abi-{ABI_VERSION}"))
+    }
+
+    /// Makes the folders.
+    ///
+    /// # Errors
+    /// When the parent is not on a bpffs, or may not be written.
+    pub fn create(&self) -> Result<()> {
+        let parent = self.root.parent().unwrap_or(&self.root);
+        let existing = if self.root.exists() { self.root.as_path() } else { parent };
+        let is_bpffs = statfs(existing).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+        if !is_bpffs {
+            bail!(
+                "{} is not on a bpffs; mount one (`mount -t bpf bpf /sys/fs/bpf`) or name another folder with \
+                 --bpffs-root",
+                self.root.display()
+            );
+        }
+        for folder in [self.version().join("maps"), self.version().join("links")] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// When another process has it.
+    pub fn lock(&self) -> Result<Lock> {
+        let folder =
+            File::open(&self.root).with_context(|| format!("cannot open {}", self.root.display()))?;
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Lock(lock)),
+            Err((_, Errno::EAGAIN)) => bail!(
+                "another kubeshunt works on {}: stop it, or give this one folders of its own with --bpffs-root and \
+                 --cgroup-root",
+                self.root.display()
+            ),
+            Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock {}", self.root.display())),
+        }
+    }
+
+    /// Removes links first, which detaches the programs, then maps, then folders; of all versions. Returns how
+    /// many pins there were.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove(&self) -> Result<usize> {
+        let Ok(entries) = fs::read_dir(&self.root) else { return Ok(0) };
+        let mut removed = 0;
+        for version in entries {
+            let version = version?.path();
+            let ours = version.file_name().is_some_and(|name| name.to_string_lossy().starts_with("abi-"));
+            if !ours {
+                continue;
+            }
+            for kind in ["links", "maps"] {
+                let folder = version.join(kind);
+                for pin in fs::read_dir(&folder).into_iter().flatten() {
+                    let pin = pin?.path();
+                    fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+                    removed += 1;
+                }
+                remove_folder(&folder)?;
+            }
+            remove_folder(&version)?;
+        }
+        remove_folder(&self.root)?;
+        Ok(removed)
+    }
+}
+
+/// Removes an empty folder; one that is gone already is fine, and one with something else in it is left.
+fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir(folder) {
+        Ok(()) => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", folder.display())),
+    }
+}
+
+/// The id of a cgroup v2 folder, as links tell it: its inode number.
+///
+/// # Errors
+/// When it is no cgroup v2 folder.
+pub fn cgroup_id(folder: &Path) -> Result<u64> {
+    let is_cgroup2 =
+        statfs(folder).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC);
+    if !is_cgroup2 {
+        bail!(
+            "{} is no cgroup v2 folder; name one with --cgroup-root (`grep cgroup2 /proc/mounts` shows where it is)",
+            folder.display()
+        );
+    }
+    Ok(fs::metadata(folder).with_context(|| format!("cannot read {}", folder.display()))?.ino())
+}

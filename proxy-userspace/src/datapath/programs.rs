@@ -1,0 +1,247 @@
+//! Loading the programs, attaching them, replacing them in place.
+//!
+//! Capabilities of the kernel are found out by loading, never by version: the programs are tried with
+//! `bpf_set_retval` (6.1), and without it when the verifier refuses that.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsFd as _,
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::MapData,
+    programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
+};
+use proxy_common::layout::{constant, map, program};
+use tracing::{debug, warn};
+
+use super::{
+    Settings, kernel,
+    pins::{Pins, cgroup_id},
+};
+
+/// The object that build.rs compiled.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kubeshunt.bpf.o"));
+
+/// Maps that outlive the process.
+const PINNED_MAPS: [&str; 8] = [
+    map::FRONTENDS,
+    map::SERVICES,
+    map::BACKENDS,
+    map::NODE_ADDRESSES,
+    map::AFFINITY,
+    map::ORIGINS,
+    map::SENDERS,
+    map::COUNTERS,
+];
+
+/// Loaded programs, attached or about to be.
+pub struct Programs {
+    ebpf: Ebpf,
+    pins: Pins,
+    can_set_errno: bool,
+    frontends_capacity: u32,
+}
+
+/// Programs before their maps were taken out.
+pub(super) struct Loaded {
+    pins: Pins,
+    can_set_errno: bool,
+    frontends_capacity: u32,
+}
+
+impl Loaded {
+    pub(super) fn finish(self, ebpf: Ebpf) -> Result<Programs> {
+        let Self { pins, can_set_errno, frontends_capacity } = self;
+        Ok(Programs { ebpf, pins, can_set_errno, frontends_capacity })
+    }
+}
+
+/// What [`Programs::attach`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// Hooks attached anew.
+    pub created: usize,
+    /// Hooks whose program was replaced in place.
+    pub replaced: usize,
+}
+
+/// Loads and verifies the programs, with maps from the pins where there are some.
+pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<(Ebpf, Loaded)> {
+    let cookie = kernel::netns_cookie()?;
+    let with = |can_set_errno: bool| load_with(settings, pins, cookie, can_set_errno);
+    let (ebpf, can_set_errno) = match with(true) {
+        Ok(ebpf) => (ebpf, true),
+        Err(first) => match with(false) {
+            Ok(ebpf) => {
+                debug!(%first, "the programs do not load with bpf_set_retval");
+                warn!(
+                    "this kernel cannot refuse a connection from a socket hook (Linux 6.1 can): connections to \
+                     Services without endpoints are left to time out"
+                );
+                (ebpf, false)
+            }
+            // The second attempt is the simpler one: its failure is not about that helper.
+            Err(second) => return Err(second),
+        },
+    };
+    let frontends_capacity = MapData::from_pin(pins.map(map::FRONTENDS))
+        .and_then(|map| map.info())
+        .context("asking about the frontends map")?
+        .max_entries();
+    Ok((ebpf, Loaded { pins: pins.clone(), can_set_errno, frontends_capacity }))
+}
+
+fn load_with(settings: &Settings, pins: &Pins, cookie: Option<u64>, can_set_errno: bool) -> Result<Ebpf> {
+    let sizes = [
+        (map::FRONTENDS, settings.capacity.frontends),
+        (map::SERVICES, settings.capacity.services),
+        (map::BACKENDS, settings.capacity.backends),
+    ];
+    verify(&sizes, Some(pins), cookie, can_set_errno, settings.log_decisions)
+}
+
+/// What the kernel can do, found out by loading the programs into it.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// See [`constant::CAN_SET_ERRNO`].
+    pub can_set_errno: bool,
+    /// See [`constant::HOST_NETNS_COOKIE`].
+    pub knows_namespace: bool,
+}
+
+/// Tries to load the programs, with small maps and without pins; leaves nothing behind.
+///
+/// # Errors
+/// When they do not load at all.
+pub fn probe() -> Result<Probe> {
+    let cookie = kernel::netns_cookie()?;
+    let sizes =
+        [map::FRONTENDS, map::SERVICES, map::BACKENDS, map::AFFINITY, map::SENDERS].map(|name| (name, 64));
+    let can_set_errno = verify(&sizes, None, cookie, true, false).is_ok();
+    if !can_set_errno {
+        verify(&sizes, None, cookie, false, false)?;
+    }
+    Ok(Probe { can_set_errno, knows_namespace: cookie.is_some() })
+}
+
+/// Loads the object and has the kernel verify every program.
+fn verify(
+    sizes: &[(&'static str, u32)],
+    pins: Option<&Pins>,
+    cookie: Option<u64>,
+    can_set_errno: bool,
+    log_decisions: bool,
+) -> Result<Ebpf> {
+    let (cookie, can_set_errno, log_decisions) =
+        (cookie.unwrap_or(0), u8::from(can_set_errno), u8::from(log_decisions));
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(constant::HOST_NETNS_COOKIE, &cookie, true)
+        .override_global(constant::CAN_SET_ERRNO, &can_set_errno, true)
+        .override_global(constant::LOG_DECISIONS, &log_decisions, true);
+    for (name, size) in sizes {
+        loader.map_max_entries(name, *size);
+    }
+    if let Some(pins) = pins {
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|error| missing_right(error.into()))?;
+    for name in program::ALL {
+        program_mut(&mut ebpf, name)?
+            .load()
+            .map_err(|error| missing_right(anyhow!(error)))
+            .with_context(|| format!("the kernel does not load the program {name}"))?;
+    }
+    Ok(ebpf)
+}
+
+/// Adds what to do to an error that means missing rights.
+fn missing_right(error: anyhow::Error) -> anyhow::Error {
+    let denied = error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+    });
+    if denied {
+        error.context("needs CAP_BPF and CAP_NET_ADMIN, or root (CAP_SYS_ADMIN before Linux 5.8)")
+    } else {
+        error
+    }
+}
+
+fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr> {
+    ebpf.program_mut(name)
+        .with_context(|| format!("the object has no program {name}"))?
+        .try_into()
+        .with_context(|| format!("the program {name} is of another type"))
+}
+
+impl Programs {
+    /// Whether refusals carry an errno.
+    #[must_use]
+    pub fn can_set_errno(&self) -> bool {
+        self.can_set_errno
+    }
+
+    pub(super) fn frontends_capacity(&self) -> u32 {
+        self.frontends_capacity
+    }
+
+    /// The object, for the log reader.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    pub(super) fn attach(&mut self, settings: &Settings) -> Result<Attached> {
+        let cgroup = File::open(&settings.cgroup_root)
+            .with_context(|| format!("cannot open {}", settings.cgroup_root.display()))?;
+        let id = cgroup_id(&settings.cgroup_root)?;
+        let mut attached = Attached::default();
+        for name in program::ALL {
+            let path = self.pins.link(name);
+            let program = program_mut(&mut self.ebpf, name)?;
+            if replace(&path, program, id)? {
+                attached.replaced += 1;
+                continue;
+            }
+            create(&path, program, &cgroup)
+                .with_context(|| format!("cannot attach {name} to {}", settings.cgroup_root.display()))?;
+            attached.created += 1;
+        }
+        Ok(attached)
+    }
+}
+
+/// Puts the program into the pinned link; `false` if there is none for this cgroup, and then no pin either.
+fn replace(path: &Path, program: &CgroupSockAddr, cgroup: u64) -> Result<bool> {
+    let Some(link) = kernel::open_pin(path)? else { return Ok(false) };
+    let info =
+        kernel::cgroup_link(link.as_fd()).with_context(|| format!("asking about {}", path.display()))?;
+    if info.cgroup == cgroup {
+        match kernel::update_link(link.as_fd(), program.fd()?.as_fd()) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot replace the program of {}", path.display()));
+            }
+        }
+    }
+    // Another cgroup, or one that is gone: this link serves nobody here.
+    fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    Ok(false)
+}
+
+fn create(path: &Path, program: &mut CgroupSockAddr, cgroup: &File) -> Result<()> {
+    // Single is 0 in a link's flags, which are always "multi": others' programs stay.
+    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
+    let link = FdLink::try_from(program.take_link(id)?)
+        .context("the kernel has no links for cgroup programs (Linux 5.7 does)")?;
+    link.pin(path).with_context(|| format!("cannot pin {}", path.display()))?;
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Starting from maps that were found pinned: ids are kept, nothing is disturbed, leftovers go last.
+//!
+//! The maps do not say to which Service an id belongs; its frontends do. A desired service port takes over the
+//! id that one of its frontends leads to, unless another desired port's frontend leads there as well: then
+//! publishing the one's endpoints under that id would misdirect the other's connections until its frontend is
+//! rewritten, so both start with fresh ids.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proxy_common::layout::{Frontend, FrontendKey, Range, Service, Sets, Traits};
+
+use super::{Capacity, Claims, Desired, Draft, Planner};
+use crate::tables::{PortName, PortTable};
+
+/// What the maps hold, read back.
+#[derive(Debug)]
+pub struct Observed<'a> {
+    /// Every entry of the frontends map.
+    pub frontends: Vec<(FrontendKey, Frontend)>,
+    /// The services map.
+    pub services: &'a [Service],
+}
+
+/// An id found in the maps.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub(super) sets: Sets,
+    pub(super) traits: Traits,
+    /// Whether the map's words are what stands here.
+    pub(super) trusted: bool,
+    /// The frontends that lead to it.
+    frontends: Vec<FrontendKey>,
+}
+
+/// Which desired service port names a frontend, as far as adoption has to know.
+pub(super) type Wanted = HashMap<FrontendKey, PortName>;
+
+impl Planner {
+    /// For maps found pinned. Follow it with a plan of [`super::Extent::Everything`], from complete lists.
+    ///
+    /// What makes no sense (a frontend that leads nowhere, slots claimed twice) is not adopted and thereby
+    /// rewritten or removed by that plan.
+    #[must_use]
+    pub fn adopt(capacity: Capacity, observed: Observed<'_>) -> Self {
+        let mut planner = Self::new(capacity);
+        let mut found: BTreeMap<u32, Vec<FrontendKey>> = BTreeMap::new();
+        for (key, frontend) in observed.frontends {
+            planner.frontends.insert(key, Claims::found(frontend));
+            planner.frontends_in_map += 1;
+            if frontend.belongs_to(&key) {
+                found.entry(frontend.service).or_default().push(key);
+            }
+        }
+        for (id, frontends) in found {
+            let Some(service) = observed.services.get(id as usize) else { continue };
+            if !planner.ids.claim(Range { start: id, len: 1 }) {
+                continue;
+            }
+            let sets = Sets(service.sets);
+            let trusted = planner.slots.claim(sets.all());
+            let sets = if trusted { sets } else { Sets::EMPTY };
+            planner.adopted.insert(id, Adopted { sets, traits: Traits(service.traits), trusted, frontends });
+        }
+        planner
+    }
+
+    /// The desired owners of frontends that lead to adopted ids.
+    pub(super) fn wanted(&self, desired: &[Desired]) -> Wanted {
+        let mut wanted = Wanted::new();
+        if self.adopted.is_empty() {
+            return wanted;
+        }
+        for table in desired.iter().flat_map(|(_, tables)| tables) {
+            for (key, _) in &table.frontends {
+                wanted.entry(*key).or_insert_with(|| table.name.clone());
+            }
+        }
+        wanted
+    }
+
+    /// The id under which the maps know the port, if it can be taken over safely.
+    pub(super) fn adopt_id(&mut self, table: &PortTable, wanted: &Wanted) -> Option<(u32, Adopted)> {
+        let id = table.frontends.iter().find_map(|(key, kind)| {
+            let frontend = self.frontends.get(key)?.in_map?;
+            (frontend.kind == *kind && self.adopted.contains_key(&frontend.service))
+                .then_some(frontend.service)
+        })?;
+        let shared = self
+            .adopted
+            .get(&id)?
+            .frontends
+            .iter()
+            .any(|key| wanted.get(key).is_some_and(|name| *name != table.name));
+        if shared {
+            return None;
+        }
+        self.adopted.remove(&id).map(|adopted| (id, adopted))
+    }
+
+    /// Gives up what was found in the maps and is nobody's.
+    pub(super) fn drop_unclaimed(&mut self, draft: &mut Draft) {
+        draft
+            .touched
+            .extend(self.frontends.iter().filter(|(_, claims)| claims.best().is_none()).map(|(key, _)| *key));
+        for (id, adopted) in std::mem::take(&mut self.adopted) {
+            draft.gone.push((id, adopted.sets.all()));
+        }
+    }
+}

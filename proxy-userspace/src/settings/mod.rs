@@ -1,0 +1,246 @@
+//! The command line: what the user said, and what it means.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use proxy_common::layout::{DEFAULT_BACKENDS, DEFAULT_FRONTENDS, DEFAULT_SERVICES, Sets};
+
+use crate::{datapath, plan::Capacity};
+
+/// Kubernetes Services by eBPF, beside any CNI, in place of kube-proxy.
+#[derive(Parser, Debug)]
+#[command(name = "kubeshunt", version, propagate_version = true)]
+pub struct CommandLine {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Serve Services on this node until stopped; connections outlive the process
+    Run(Run),
+    /// Show the Services that the kernel's maps hold right now
+    Services(Services),
+    /// Check what this machine offers, and what to do about what it lacks
+    Check(Check),
+    /// Detach the programs and remove everything kubeshunt has pinned
+    Cleanup(Cleanup),
+}
+
+/// `kubeshunt run`
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Read Services, EndpointSlices and Nodes from the YAML and JSON files of this folder, and follow them
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]
+    pub manifests: Option<PathBuf>,
+    /// Follow the API server this file names; without it and without --manifests, the cluster this runs in
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Address of the API server, in place of the kubeconfig's
+    #[arg(long, value_name = "URL")]
+    pub master: Option<String>,
+    /// Name of this node, if it is not the host's
+    #[arg(long, value_name = "NAME")]
+    pub hostname_override: Option<String>,
+    /// Where /metrics is served
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: SocketAddr,
+    /// Where /healthz, /livez and /readyz are served
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:10256")]
+    pub healthz_bind_address: SocketAddr,
+    /// Room for addresses and ports under which Services answer
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_FRONTENDS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_frontends: u32,
+    /// Room for service ports, counted once per IP family
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SERVICES, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_services: u32,
+    /// Room for endpoints, counted once per service port
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BACKENDS,
+          value_parser = clap::value_parser!(u32).range(1..Sets::MAX_SLOTS as i64))]
+    pub max_backends: u32,
+    /// Log every decision of the programs (slow; for looking at one node closely)
+    #[arg(long)]
+    pub log_decisions: bool,
+    /// How to write the log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What to log: error, warn, info, debug, trace, or a tracing filter
+    #[arg(long, value_name = "FILTER", env = "KUBESHUNT_LOG", default_value = "info")]
+    pub log: String,
+    /// Where programs attach and maps are pinned
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Where programs attach and maps are pinned.
+#[derive(Args, Debug, Clone)]
+pub struct Place {
+    /// The cgroup v2 folder whose processes are served [default: the root of the mounted hierarchy]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// The folder on a bpffs that holds maps and links
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/kubeshunt")]
+    pub bpffs_root: PathBuf,
+}
+
+/// `kubeshunt services`
+#[derive(Args, Debug)]
+pub struct Services {
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The folder on a bpffs that holds maps and links
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/kubeshunt")]
+    pub bpffs_root: PathBuf,
+}
+
+/// `kubeshunt check`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Where programs attach and maps are pinned
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// `kubeshunt cleanup`
+#[derive(Args, Debug)]
+pub struct Cleanup {
+    /// The folder on a bpffs that holds maps and links
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/kubeshunt")]
+    pub bpffs_root: PathBuf,
+}
+
+/// Form of an answer.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// For people
+    Table,
+    /// For machines
+    Json,
+}
+
+/// Form of the log.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line per event
+    Text,
+    /// A JSON object per event
+    Json,
+}
+
+impl Run {
+    /// The datapath's share.
+    ///
+    /// # Errors
+    /// When no cgroup v2 hierarchy is mounted and none is named.
+    pub fn datapath(&self) -> Result<datapath::Settings> {
+        Ok(datapath::Settings {
+            cgroup_root: self.place.cgroup_root()?,
+            bpffs_root: self.place.bpffs_root.clone(),
+            capacity: Capacity {
+                frontends: self.max_frontends,
+                services: self.max_services,
+                backends: self.max_backends,
+            },
+            log_decisions: self.log_decisions,
+        })
+    }
+
+    /// The node's name as EndpointSlices have it: trimmed, lower case.
+    ///
+    /// # Errors
+    /// When it is empty or the host has none.
+    pub fn node_name(&self) -> Result<String> {
+        let name = match &self.hostname_override {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname()
+                .context("cannot read the host's name")?
+                .into_string()
+                .map_err(|name| anyhow::anyhow!("the host's name {} is not UTF-8", name.display()))?,
+        };
+        let name = name.trim().to_lowercase();
+        if name.is_empty() {
+            bail!("the node's name is empty; set one with --hostname-override");
+        }
+        Ok(name)
+    }
+}
+
+impl Place {
+    /// The cgroup v2 folder to attach to.
+    ///
+    /// # Errors
+    /// When none is named and none is mounted.
+    pub fn cgroup_root(&self) -> Result<PathBuf> {
+        if let Some(folder) = &self.cgroup_root {
+            return Ok(folder.clone());
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+        cgroup2_mount(&mounts).map(Path::to_owned).context(
+            "no cgroup v2 hierarchy is mounted; mount one (`mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`) or \
+             name a folder with --cgroup-root",
+        )
+    }
+}
+
+/// Where cgroup v2 is mounted, according to the text of /proc/mounts.
+fn cgroup2_mount(mounts: &str) -> Option<&Path> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (folder, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then_some(Path::new(folder))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn cgroup2_is_found_in_both_layouts() {
+        let unified = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
+        assert_eq!(cgroup2_mount(unified), Some(Path::new("/sys/fs/cgroup")));
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(cgroup2_mount(hybrid), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(cgroup2_mount("proc /proc proc rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn manifests_and_an_api_server_exclude_each_other() {
+        let parse = |args: &[&str]| CommandLine::try_parse_from(args);
+        assert!(parse(&["kubeshunt", "run", "--manifests", "d"]).is_ok());
+        assert!(parse(&["kubeshunt", "run", "--manifests", "d", "--kubeconfig", "f"]).is_err());
+        assert!(parse(&["kubeshunt", "run", "--max-backends", "0"]).is_err());
+        assert!(parse(&["kubeshunt", "run", "--max-backends", "1073741824"]).is_err());
+    }
+
+    #[test]
+    fn node_names_are_trimmed_and_lower_case() {
+        let name =
+            |text: &str| match CommandLine::parse_from(["kubeshunt", "run", "--hostname-override", text])
+                .command
+            {
+                Command::Run(run) => run.node_name(),
+                _ => unreachable!("the line above says run"),
+            };
+        assert_eq!(name(" Node-A ").unwrap(), "node-a");
+        assert!(name("  ").is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! A Kubernetes API server: three watches, with the filters kube-proxy uses.
+//!
+//! Input: the API server, and files with credentials. Output: [`Change`]s. Needs the rights to list and watch
+//! services, endpointslices and nodes, and no others.
+//!
+//! Invariants:
+//! - Each kind is listed in pages and sent as one [`Change::Listed`] when the list is complete, never before; then
+//!   watched from there. A watch that ends is resumed where it was; only when the server has forgotten that place
+//!   (410) is the kind listed again, and until then everything known stays in force.
+//! - One object that does not decode is reported and passed over.
+//! - When the server is away, it is tried again after 50 ms at first and 5 s at most, with jitter. The loss and the
+//!   return are logged once each.
+//! - A connection that silently died is noticed: by TCP keep-alive within half a minute, and at the latest when the
+//!   server should have ended the watch.
+//! - Credentials may be replaced on disk at any time; see `access`.
+
+mod access;
+mod backoff;
+mod outage;
+mod page;
+mod watch;
+
+use tokio::sync::mpsc::Sender;
+
+use self::access::Access;
+pub use self::access::{AccessError, AccessSettings};
+use self::outage::Outage;
+use self::watch::{Patience, Subject, Watch};
+use super::SourceError;
+use crate::cluster::change::{Change, Kind};
+
+/// The source. See the module's documentation.
+#[derive(Debug)]
+pub struct Kubernetes {
+    access: AccessSettings,
+    node_name: String,
+    patience: Patience,
+}
+
+impl Kubernetes {
+    /// A source that sees what concerns the node of that name.
+    #[must_use]
+    pub fn new(access: AccessSettings, node_name: &str) -> Self {
+        Self { access, node_name: node_name.trim().to_lowercase(), patience: Patience::default() }
+    }
+
+    /// Sends the lists, then what changes, until nobody reads any more.
+    ///
+    /// # Errors
+    ///
+    /// When no client can be made of the settings. A server that does not answer, or refuses, is tried again.
+    pub async fn run(self, changes: Sender<Change>) -> Result<(), SourceError> {
+        let access = Access::new(self.access).await?;
+        let outage = Outage::default();
+        let watch =
+            |subject: Subject| Watch::new(subject, &access, &outage, self.patience, changes.clone()).run();
+        tokio::select! {
+            ((), (), ()) = futures::future::join3(
+                watch(Subject {
+                    kind: Kind::Service,
+                    path: "/api/v1/services",
+                    labels: Some("!service.kubernetes.io/service-proxy-name"),
+                    fields: Some("spec.clusterIP!=None".to_owned()),
+                }),
+                watch(Subject {
+                    kind: Kind::EndpointSlice,
+                    path: "/apis/discovery.k8s.io/v1/endpointslices",
+                    labels: Some("!service.kubernetes.io/headless"),
+                    fields: None,
+                }),
+                watch(Subject {
+                    kind: Kind::Node,
+                    path: "/api/v1/nodes",
+                    labels: None,
+                    fields: Some(format!("metadata.name={}", self.node_name)),
+                }),
+            ) => {}
+            () = changes.closed() => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod fake_server;
+#[cfg(test)]
+mod tests;
