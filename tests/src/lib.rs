@@ -1,1 +1,29 @@
-//! Test harness.
+//! The test harness: clusters from network namespaces and cgroups, on one machine.
+//!
+//! From the outside in: a [`testbed`] is a LAN with [`node`]s; nodes have pods, which are
+//! [`station`]s; at every station runs a [`probe`] that can be a client or a server. [`proxy`] runs
+//! the program under test on a node, fed by [`manifests`]. The rest are the kernel's pieces:
+//! [`netns`], [`link`], [`cgroup`], [`bpffs`], [`process`], and the [`janitor`] that removes them.
+//!
+//! Everything needs root, and says so.
+
+pub mod bpffs;
+pub mod cgroup;
+pub mod janitor;
+pub mod link;
+pub mod manifests;
+pub mod netns;
+pub mod node;
+pub mod probe;
+pub mod process;
+pub mod proxy;
+pub mod station;
+pub mod testbed;
+pub mod wait;
+
+pub use janitor::Estate;
+pub use node::Node;
+pub use probe::{Probe, protocol};
+pub use proxy::{Kubeshunt, Ready, Setup};
+pub use station::Station;
+pub use testbed::Testbed;

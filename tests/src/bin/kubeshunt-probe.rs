@@ -1,0 +1,56 @@
+//! The program that runs inside a testbed: probes, and the janitor that cleans up after it.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use kubeshunt_tests::janitor::{self, Estate};
+use kubeshunt_tests::probe::agent;
+use kubeshunt_tests::testbed::Testbed;
+
+/// Part of kubeshunt's test harness; started by it, not by hand.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Serve requests, a JSON line each, from standard input.
+    Agent {
+        /// The name with which its servers answer.
+        #[arg(long)]
+        name: String,
+    },
+    /// Remove a testbed's estate at the end of standard input.
+    #[command(hide = true)]
+    Janitor(Estate),
+    /// Make a testbed with one pod, say where it lies, and hold it for ever: for the janitor's own test.
+    #[command(hide = true)]
+    Hold,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().role {
+        Role::Agent { name } => agent::serve(name),
+        Role::Janitor(estate) => janitor::serve(&estate),
+        Role::Hold => {
+            let bed = Testbed::new()?;
+            let node = bed.node("node-a")?;
+            let pod = node.pod("pod")?;
+            let estate = bed.estate();
+            println!(
+                "{}",
+                serde_json::json!({
+                    "cgroup": estate.cgroup,
+                    "bpffs": estate.bpffs,
+                    "folder": estate.folder,
+                    "pids": [node.host().probe().pid(), pod.probe().pid()],
+                })
+            );
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The probe process: reads requests, carries them out, answers.
+//!
+//! Invariant: requests are carried out one after another on the first thread, so that the threads
+//! they start inherit what [`Request::Pin`] has set.
+
+use std::collections::HashMap;
+use std::io::{BufRead, Write};
+
+use anyhow::{Context, Result, anyhow};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::protocol::{Failure, Request, Response, SessionOpened};
+use super::serve::Server;
+use super::session::Session;
+use super::stream::Stream;
+use super::{ask, bench};
+
+/// What a probe keeps between requests, each under the number it gave out.
+#[derive(Debug)]
+struct Agent {
+    name: String,
+    last_number: u64,
+    servers: HashMap<u64, Server>,
+    sessions: HashMap<u64, Session>,
+    streams: HashMap<u64, Stream>,
+}
+
+/// Serves requests from standard input until it ends.
+///
+/// # Errors
+/// When a line is no request, or nobody reads the answers.
+pub fn serve(name: String) -> Result<()> {
+    let mut agent = Agent {
+        name,
+        last_number: 0,
+        servers: HashMap::new(),
+        sessions: HashMap::new(),
+        streams: HashMap::new(),
+    };
+    let mut stdout = std::io::stdout();
+    for line in std::io::stdin().lock().lines() {
+        let line = line.context("cannot read a request")?;
+        let request =
+            serde_json::from_str(&line).with_context(|| format!("this line is no request: {line}"))?;
+        let response = agent.carry_out(request).unwrap_or_else(|why| Response::Failed(format!("{why:#}")));
+        let mut answer = serde_json::to_string(&response).context("cannot write an answer")?;
+        answer.push('\n');
+        stdout.write_all(answer.as_bytes()).context("nobody reads the answers")?;
+        stdout.flush().context("nobody reads the answers")?;
+    }
+    Ok(())
+}
+
+impl Agent {
+    fn carry_out(&mut self, request: Request) -> Result<Response> {
+        Ok(match request {
+            Request::Pin(processors) => {
+                pin(&processors)?;
+                Response::Done
+            }
+            Request::Serve(listener) => {
+                let server = Server::start(&self.name, listener.bind, listener.service)
+                    .with_context(|| format!("cannot serve on {}", listener.bind))?;
+                let (listener, address) = (self.number(), server.address());
+                self.servers.insert(listener, server);
+                Response::Listening { listener, address }
+            }
+            Request::StopServing { listener, connections } => {
+                self.servers.remove(&listener).context("no such listener")?.stop(connections);
+                Response::Done
+            }
+            Request::Ask { target, times, concurrency } => {
+                Response::Asked(ask::ask_many(&target, times, concurrency))
+            }
+            Request::OneSocket(plan) => Response::Exchanged(ask::one_socket(&plan).map_err(broken)?),
+            Request::Names(target) => Response::Names(ask::names(&target).map_err(broken)?),
+            Request::SessionOpen(target) => {
+                let (session, answer) = Session::open(&target).map_err(broken)?;
+                let local = session.local().context("the new session has no address")?;
+                let number = self.number();
+                self.sessions.insert(number, session);
+                Response::Session(SessionOpened { session: number, answer, local })
+            }
+            Request::SessionExchange { session, times } => {
+                let session = self.sessions.get_mut(&session).context("no such session")?;
+                Response::SessionHealth(session.exchange(times))
+            }
+            Request::SessionClose { session } => {
+                self.sessions.remove(&session).context("no such session")?;
+                Response::Done
+            }
+            Request::StreamStart(spec) => {
+                let stream = self.number();
+                self.streams.insert(stream, Stream::start(&spec));
+                Response::Stream { stream }
+            }
+            Request::StreamPeek { stream } => {
+                Response::Streamed(self.streams.get(&stream).context("no such stream")?.peek())
+            }
+            Request::StreamStop { stream } => {
+                Response::Streamed(self.streams.remove(&stream).context("no such stream")?.stop())
+            }
+            Request::Bench(slice) => Response::Measured(bench::run(&slice)),
+        })
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+}
+
+fn broken(failure: Failure) -> anyhow::Error {
+    anyhow!("{} in {} after {} µs", failure.error, failure.call, failure.elapsed_ns / 1000)
+}
+
+fn pin(processors: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    for processor in processors {
+        set.set(*processor).with_context(|| format!("no processor {processor}"))?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).context("cannot pin to these processors")
+}

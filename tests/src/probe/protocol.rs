@@ -1,0 +1,446 @@
+//! What the harness and a probe say to each other: one JSON object a line, one answer per request.
+//!
+//! Invariant: only plain data. Times named `_ns` without "elapsed" or "latency" are points on
+//! CLOCK_MONOTONIC, comparable between all processes of the machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// What a probe is asked to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Restrict this probe, and the threads it starts from now on, to these processors.
+    Pin(Vec<usize>),
+    /// Start a listener. Answer: [`Response::Listening`].
+    Serve(Listener),
+    /// Close a listener, and with `connections` what it accepted, too. Answer: [`Response::Done`].
+    StopServing {
+        /// The number that `Serve` gave.
+        listener: u64,
+        /// Also close the connections it holds.
+        connections: bool,
+    },
+    /// Ask a server who it is, many times. Answer: [`Response::Asked`].
+    Ask {
+        /// Whom and how.
+        target: Target,
+        /// How often.
+        times: u32,
+        /// By how many threads at once.
+        concurrency: u32,
+    },
+    /// One UDP socket, several destinations in turn. Answer: [`Response::Exchanged`].
+    OneSocket(OneSocket),
+    /// What getsockname and getpeername say on a connected socket. Answer: [`Response::Names`].
+    Names(Target),
+    /// Open a long-lived TCP connection to an echo. Answer: [`Response::Session`].
+    SessionOpen(Target),
+    /// Send lines on a session and read them back. Answer: [`Response::SessionHealth`].
+    SessionExchange {
+        /// The number that `SessionOpen` gave.
+        session: u64,
+        /// How many lines.
+        times: u32,
+    },
+    /// Close a session. Answer: [`Response::Done`].
+    SessionClose {
+        /// The number that `SessionOpen` gave.
+        session: u64,
+    },
+    /// Ask in the background until told to stop. Answer: [`Response::Stream`].
+    StreamStart(StreamSpec),
+    /// Look at a running stream. Answer: [`Response::Streamed`].
+    StreamPeek {
+        /// The number that `StreamStart` gave.
+        stream: u64,
+    },
+    /// End a stream. Answer: [`Response::Streamed`].
+    StreamStop {
+        /// The number that `StreamStart` gave.
+        stream: u64,
+    },
+    /// Measure for a while. Answer: [`Response::Measured`].
+    Bench(BenchSlice),
+}
+
+/// What a probe answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// Nothing to say.
+    Done,
+    /// A listener works.
+    Listening {
+        /// Its number.
+        listener: u64,
+        /// Where it listens; tells the port when none was asked for.
+        address: SocketAddr,
+    },
+    /// See [`Request::Ask`].
+    Asked(AskReport),
+    /// See [`Request::OneSocket`].
+    Exchanged(Vec<Exchange>),
+    /// See [`Request::Names`].
+    Names(SocketNames),
+    /// See [`Request::SessionOpen`].
+    Session(SessionOpened),
+    /// See [`Request::SessionExchange`].
+    SessionHealth(SessionHealth),
+    /// A stream runs.
+    Stream {
+        /// Its number.
+        stream: u64,
+    },
+    /// See [`Request::StreamStop`].
+    Streamed(StreamReport),
+    /// See [`Request::Bench`].
+    Measured(SliceReport),
+    /// The request could not be carried out at all.
+    Failed(String),
+}
+
+/// A server that answers with its own name and the client address it saw.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listener {
+    /// Where; port 0 lets the kernel choose.
+    pub bind: SocketAddr,
+    /// How it serves.
+    pub service: Service,
+}
+
+/// The kinds of servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Service {
+    /// TCP for every request of a probe: who, echo, request and response, throughput.
+    Tcp,
+    /// TCP that accepts, holds the connection open and never answers.
+    TcpSilent,
+    /// TCP for [`Load::Connects`]: one byte in, one byte out, and as little else as possible.
+    TcpTurnaround {
+        /// How many connections are served at a time.
+        threads: u32,
+    },
+    /// UDP: who and echo.
+    Udp,
+}
+
+/// Whom to talk to, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The destination.
+    pub to: SocketAddr,
+    /// The protocol and the system calls used.
+    pub method: Method,
+    /// Reach an IPv4 destination by its v4-mapped address, on an IPv6 socket.
+    pub mapped: bool,
+    /// How long connecting, and each wait for an answer, may take.
+    pub timeout_ms: u64,
+    /// UDP: fill the request, and have the reply filled, to this many bytes.
+    pub padding: usize,
+    /// Bind to this address first.
+    pub from: Option<SocketAddr>,
+}
+
+/// A protocol and the system calls used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// connect, send, recv.
+    Tcp,
+    /// connect, send, recv on a datagram socket.
+    UdpConnected,
+    /// sendto, recvfrom; every time on a new socket.
+    UdpUnconnected {
+        /// Look at the reply with MSG_PEEK first; both must show the same sender.
+        peek: bool,
+    },
+}
+
+/// What many questions gave.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AskReport {
+    /// Answers per server name.
+    pub answered: BTreeMap<String, u64>,
+    /// The client addresses that servers saw.
+    pub seen_as: BTreeSet<IpAddr>,
+    /// Replies per sender address (what recvfrom or getpeername shows).
+    pub senders: BTreeMap<SocketAddr, u64>,
+    /// Failures per errno name, such as `ECONNREFUSED`; `TIMEOUT` and `CLOSED` are the probe's own.
+    pub errors: BTreeMap<String, u64>,
+    /// The first thousand failures.
+    pub failures: Vec<Failure>,
+    /// Of answered questions: the time of connect alone (TCP), or to the answer (UDP).
+    pub latency: Latency,
+}
+
+/// One failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The name of the errno, or `TIMEOUT`, `CLOSED` or `GARBLED`.
+    pub error: String,
+    /// The system call.
+    pub call: String,
+    /// How long the question had taken.
+    pub elapsed_ns: u64,
+    /// When it failed.
+    pub at_ns: u64,
+}
+
+/// Latencies in nanoseconds, as a histogram that can be merged.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// How many were measured.
+    pub count: u64,
+    /// The shortest.
+    pub min: u64,
+    /// The mean.
+    pub mean: f64,
+    /// Half were shorter.
+    pub p50: u64,
+    /// 90 % were shorter.
+    pub p90: u64,
+    /// 99 % were shorter.
+    pub p99: u64,
+    /// 99.9 % were shorter.
+    pub p999: u64,
+    /// The longest.
+    pub max: u64,
+    /// Value and count, with three significant digits.
+    pub buckets: Vec<(u64, u64)>,
+}
+
+/// One UDP socket that is used several times.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OneSocket {
+    /// The destinations, in turn; the same one may come again.
+    pub to: Vec<SocketAddr>,
+    /// Connect to each in turn instead of sendto.
+    pub reconnect: bool,
+    /// Use an IPv6 socket for IPv4 destinations.
+    pub mapped: bool,
+    /// How long each wait for an answer may take.
+    pub timeout_ms: u64,
+}
+
+/// One step of [`OneSocket`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Where it went.
+    pub to: SocketAddr,
+    /// What came back.
+    pub result: Result<Answer, Failure>,
+}
+
+/// One answer of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The name of the server.
+    pub by: String,
+    /// The client address that the server saw.
+    pub seen_as: SocketAddr,
+    /// The sender that recvfrom shows, or the peer that getpeername shows.
+    pub sender: SocketAddr,
+    /// See [`AskReport::latency`].
+    pub latency_ns: u64,
+}
+
+/// The two names of a connected socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketNames {
+    /// getsockname.
+    pub local: SocketAddr,
+    /// getpeername.
+    pub peer: SocketAddr,
+    /// Who answered on it.
+    pub by: String,
+}
+
+/// An open session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionOpened {
+    /// Its number.
+    pub session: u64,
+    /// What its server said first.
+    pub answer: Answer,
+    /// getsockname.
+    pub local: SocketAddr,
+}
+
+/// Whether a session still works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionHealth {
+    /// Lines that came back since it was opened.
+    pub exchanged: u64,
+    /// What broke it, if it is broken.
+    pub broken: Option<Failure>,
+}
+
+/// A stream of questions in the background.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StreamSpec {
+    /// Whom and how.
+    pub target: Target,
+    /// By how many threads at once.
+    pub concurrency: u32,
+    /// The pause of each thread after each question.
+    pub pause_us: u64,
+    /// Keep every single record, not only the aggregates.
+    pub keep_records: bool,
+}
+
+/// What a stream has seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamReport {
+    /// The aggregates.
+    pub asked: AskReport,
+    /// When each server answered first and last.
+    pub servers: BTreeMap<String, Seen>,
+    /// When each error happened first and last.
+    pub errors: BTreeMap<String, Seen>,
+    /// Every question, by the time its connection (TCP) or answer (UDP) came, if they were to be kept.
+    pub records: Vec<Record>,
+}
+
+/// First and last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// When first.
+    pub first_ns: u64,
+    /// When last.
+    pub last_ns: u64,
+    /// How often.
+    pub count: u64,
+}
+
+/// One question of a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// When it was begun.
+    pub begun_ns: u64,
+    /// When it was decided.
+    pub done_ns: u64,
+    /// The name of the server, or the error.
+    pub result: Result<String, String>,
+}
+
+/// A closed loop that runs for a while as fast as it can.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BenchSlice {
+    /// The destination.
+    pub to: SocketAddr,
+    /// Use the v4-mapped address on an IPv6 socket.
+    pub mapped: bool,
+    /// How long.
+    pub for_ms: u64,
+    /// By how many threads at once.
+    pub workers: u32,
+    /// What is repeated.
+    pub load: Load,
+}
+
+/// What a benchmark repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Load {
+    /// connect, one byte there, one byte back, close.
+    Connects {
+        /// Close with a reset (SO_LINGER 0), which leaves no TIME_WAIT and so never runs out of ports.
+        reset: bool,
+    },
+    /// Request and response on one established TCP connection per worker.
+    RequestResponse {
+        /// Bytes each way.
+        size: usize,
+    },
+    /// One direction on one established TCP connection per worker.
+    Throughput {
+        /// Bytes per write.
+        chunk: usize,
+    },
+    /// Request and response in datagrams, one socket per worker.
+    Datagrams {
+        /// Bytes each way.
+        size: usize,
+        /// Connect the socket first, instead of sendto.
+        connected: bool,
+    },
+}
+
+/// What a benchmark slice gave.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SliceReport {
+    /// Whole repetitions.
+    pub count: u64,
+    /// Bytes that arrived (only [`Load::Throughput`]; the server counts).
+    pub bytes: u64,
+    /// How long it really took.
+    pub elapsed_ns: u64,
+    /// Time of connect alone, for [`Load::Connects`].
+    pub connect: Latency,
+    /// Time of whole repetitions.
+    pub whole: Latency,
+    /// Failures per errno name.
+    pub errors: BTreeMap<String, u64>,
+}
+
+impl Target {
+    /// TCP to `to`, with a time limit of two seconds.
+    #[must_use]
+    pub fn tcp(to: SocketAddr) -> Self {
+        Self { to, method: Method::Tcp, mapped: false, timeout_ms: 2_000, padding: 0, from: None }
+    }
+
+    /// UDP to `to` on a connected socket.
+    #[must_use]
+    pub fn udp_connected(to: SocketAddr) -> Self {
+        Self { method: Method::UdpConnected, ..Self::tcp(to) }
+    }
+
+    /// UDP to `to` with sendto and recvfrom.
+    #[must_use]
+    pub fn udp(to: SocketAddr) -> Self {
+        Self { method: Method::UdpUnconnected { peek: false }, ..Self::tcp(to) }
+    }
+
+    /// The same by the v4-mapped address, on an IPv6 socket.
+    #[must_use]
+    pub fn mapped(self) -> Self {
+        Self { mapped: true, ..self }
+    }
+
+    /// The same with another time limit.
+    #[must_use]
+    pub fn timeout_ms(self, timeout_ms: u64) -> Self {
+        Self { timeout_ms, ..self }
+    }
+
+    /// The same from this address.
+    #[must_use]
+    pub fn sent_from(self, from: SocketAddr) -> Self {
+        Self { from: Some(from), ..self }
+    }
+
+    /// The same with datagrams of this size.
+    #[must_use]
+    pub fn padding(self, padding: usize) -> Self {
+        Self { padding, ..self }
+    }
+}
+
+impl AskReport {
+    /// Questions that were answered.
+    #[must_use]
+    pub fn successes(&self) -> u64 {
+        self.answered.values().sum()
+    }
+
+    /// Questions that failed.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.errors.values().sum()
+    }
+}
