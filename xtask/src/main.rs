@@ -1,2 +1,55 @@
-//! Developer commands.
-fn main() {}
+//! kubeshunt's commands for developers and newcomers: `cargo xtask demo` shows it at work, `test`
+//! proves it, `doctor` says what this machine lacks, `setup` installs that.
+
+mod build;
+mod demo;
+mod doctor;
+mod facts;
+mod progress;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show kubeshunt at work in a small cluster on this machine (needs root, cleans up after itself)
+    Demo(demo::Options),
+    /// Run the tests, rung by rung, from pure logic to real packets
+    Test(test::Options),
+    /// Build the program, optimised
+    Build,
+    /// Install what building and testing need
+    Setup,
+    /// Say what this machine has and lacks
+    Doctor,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Build => setup::run().and_then(|()| build::release()).map(|()| true),
+        Command::Setup => setup::run().map(|()| true),
+        Command::Doctor => doctor::run(),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The rungs, from the least powerful one that can fail upwards. The one table of them.
+
+/// One rung.
+#[derive(Debug)]
+pub(super) struct Rung {
+    /// Its name on the command line.
+    pub(super) name: &'static str,
+    /// What it runs.
+    pub(super) how: How,
+    /// Does it make namespaces, cgroups, mounts, or load BPF programs?
+    pub(super) root: bool,
+    /// Does it need a real kube-apiserver?
+    pub(super) apiserver: bool,
+    /// What can only fail here.
+    pub(super) why: &'static str,
+}
+
+/// How a rung is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// The checks of the source itself.
+    Tidy,
+    /// `cargo test` with these arguments.
+    Cargo(&'static [&'static str]),
+    /// A test target of the tests crate, with the built program.
+    Target {
+        /// Its name: a file below tests/tests.
+        name: &'static str,
+        /// One test at a time, because they measure or count what is in the machine.
+        alone: bool,
+    },
+}
+
+const fn target(name: &'static str, alone: bool, why: &'static str) -> Rung {
+    Rung { name, how: How::Target { name, alone }, root: true, apiserver: false, why }
+}
+
+pub(super) const RUNGS: &[Rung] = &[
+    Rung {
+        name: "tidy",
+        how: How::Tidy,
+        root: false,
+        apiserver: false,
+        why: "format, lints, and that pure stages stay pure",
+    },
+    Rung {
+        name: "unit",
+        how: How::Cargo(&["-p", "proxy-common", "-p", "proxy-userspace", "-p", "xtask"]),
+        root: false,
+        apiserver: false,
+        why: "tables, golden scenarios, properties: the whole logic, without a kernel",
+    },
+    target("harness", false, "the testbed tells the truth and leaves nothing"),
+    target("maps", false, "the kernel's maps behave as the in-memory ones"),
+    target("sockets", false, "real sockets through every hook, both families"),
+    target("churn", true, "changes under load: no connection fails or strays"),
+    target("manifests", false, "a folder of manifests, with half-written and bad files"),
+    target("binary", true, "the program's life: start, kill, restart, upgrade"),
+    target("cleanup", true, "everything of ours goes, and nothing else"),
+    Rung {
+        name: "apiserver",
+        how: How::Target { name: "apiserver", alone: true },
+        root: true,
+        apiserver: true,
+        why: "a real kube-apiserver: watches, resumption, RBAC",
+    },
+];
