@@ -5,8 +5,11 @@
 //! the program under test on a node, fed by [`manifests`]. The rest are the kernel's pieces:
 //! [`netns`], [`link`], [`cgroup`], [`bpffs`], [`process`], and the [`janitor`] that removes them.
 //!
+//! [`apiserver`] runs a real kube-apiserver with its etcd.
+//!
 //! Everything needs root, and says so.
 
+pub mod apiserver;
 pub mod bpffs;
 pub mod cgroup;
 pub mod janitor;

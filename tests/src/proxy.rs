@@ -38,8 +38,8 @@ pub type Check = dyn Fn(&Kubeshunt) -> Result<bool> + Send + Sync;
 /// When is a started program ready?
 #[derive(Clone)]
 pub enum Ready {
-    /// When /healthz answers 200.
-    Healthz,
+    /// When /readyz answers 200: tables complete, programs attached.
+    Readyz,
     /// As soon as it runs.
     AtOnce,
     /// When this says so. Errors of the check end the wait.
@@ -49,7 +49,7 @@ pub enum Ready {
 impl fmt::Debug for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Healthz => "Healthz",
+            Self::Readyz => "Readyz",
             Self::AtOnce => "AtOnce",
             Self::When(_) => "When(..)",
         })
@@ -80,7 +80,7 @@ impl Setup {
             source: arguments.into_iter().collect(),
             arguments: Vec::new(),
             environment: Vec::new(),
-            ready: Ready::Healthz,
+            ready: Ready::Readyz,
             within: Duration::from_secs(10),
         }
     }
@@ -188,7 +188,7 @@ impl Kubeshunt {
             match &ready {
                 Ready::AtOnce => Ok(true),
                 // Refused until it listens.
-                Ready::Healthz => Ok(self.get(HEALTHZ.port(), "/healthz").is_ok_and(|(code, _)| code == 200)),
+                Ready::Readyz => Ok(self.get(HEALTHZ.port(), "/readyz").is_ok_and(|(code, _)| code == 200)),
                 Ready::When(check) => check(self),
             }
         })
