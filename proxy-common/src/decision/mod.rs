@@ -99,6 +99,3 @@ pub enum Outcome {
     /// No memory for the state without which the answer would come from a stranger: ENOMEM.
     NoMemory,
 }
-
-#[cfg(test)]
-pub(crate) mod simulated;

@@ -1,9 +1,9 @@
 //! Starting from maps that were found pinned: ids are kept, nothing is disturbed, leftovers go last.
 //!
 //! The maps do not say to which Service an id belongs; its frontends do. A desired service port takes over the
-//! id that one of its frontends leads to, unless another desired port's frontend leads there as well: then
-//! publishing the one's endpoints under that id would misdirect the other's connections until its frontend is
-//! rewritten, so both start with fresh ids.
+//! id that one of its frontends leads to, unless a frontend leads there as well that is another port's by now, or
+//! that has become another kind of address: then publishing new endpoints under that id would misdirect that
+//! frontend's connections until it is rewritten, so a fresh id is taken.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -32,8 +32,8 @@ pub(super) struct Adopted {
     frontends: Vec<FrontendKey>,
 }
 
-/// Which desired service port names a frontend, as far as adoption has to know.
-pub(super) type Wanted = HashMap<FrontendKey, PortName>;
+/// Which desired service port shall have a frontend, as far as adoption has to know: its best claim.
+pub(super) type Wanted = HashMap<FrontendKey, (u32, i64, PortName)>;
 
 impl Planner {
     /// For maps found pinned. Follow it with a plan of [`super::Extent::Everything`], from complete lists.
@@ -71,8 +71,12 @@ impl Planner {
             return wanted;
         }
         for table in desired.iter().flat_map(|(_, tables)| tables) {
-            for (key, _) in &table.frontends {
-                wanted.entry(*key).or_insert_with(|| table.name.clone());
+            for (key, kind) in &table.frontends {
+                let claim = (*kind, table.created, table.name.clone());
+                let best = wanted.entry(*key).or_insert_with(|| claim.clone());
+                if claim < *best {
+                    *best = claim;
+                }
             }
         }
         wanted
@@ -80,20 +84,18 @@ impl Planner {
 
     /// The id under which the maps know the port, if it can be taken over safely.
     pub(super) fn adopt_id(&mut self, table: &PortTable, wanted: &Wanted) -> Option<(u32, Adopted)> {
-        let id = table.frontends.iter().find_map(|(key, kind)| {
-            let frontend = self.frontends.get(key)?.in_map?;
-            (frontend.kind == *kind && self.adopted.contains_key(&frontend.service))
-                .then_some(frontend.service)
+        let is_compatible = |key: &FrontendKey| {
+            let found = self.frontends.get(key).and_then(|claims| claims.in_map);
+            // What nobody wants is removed before anything is published.
+            wanted.get(key).is_none_or(|(kind, _, name)| {
+                *name == table.name && found.is_some_and(|found| found.kind == *kind)
+            })
+        };
+        let id = table.frontends.iter().find_map(|(key, _)| {
+            let found = self.frontends.get(key)?.in_map?;
+            let adopted = self.adopted.get(&found.service)?;
+            adopted.frontends.iter().all(is_compatible).then_some(found.service)
         })?;
-        let shared = self
-            .adopted
-            .get(&id)?
-            .frontends
-            .iter()
-            .any(|key| wanted.get(key).is_some_and(|name| *name != table.name));
-        if shared {
-            return None;
-        }
         self.adopted.remove(&id).map(|adopted| (id, adopted))
     }
 

@@ -19,6 +19,7 @@
 //! Slots and ids given up in a plan are reused only after [`Planner::release`] of its epoch, see [`slab`].
 
 pub mod operation;
+pub mod simulated;
 pub mod slab;
 
 mod adoption;

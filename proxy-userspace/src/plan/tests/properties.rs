@@ -1,0 +1,177 @@
+//! Convergence, prefix safety, idempotence and stable ids, over random worlds.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use proxy_common::layout::{FrontendKey, Sets};
+
+use super::{
+    settle,
+    world::{Answer, CAPACITY, World, any_world, ask, truth},
+};
+use crate::{
+    plan::{Extent, Operation, Plan, Planner, simulated::Maps},
+    tables::PortTable,
+};
+
+fn keys(worlds: &[&World]) -> BTreeSet<FrontendKey> {
+    worlds.iter().flat_map(|world| world.keys()).collect()
+}
+
+/// Whether every connection gets what `world` says.
+fn check_served(maps: &Maps, world: &World, keys: &BTreeSet<FrontendKey>) -> Result<(), TestCaseError> {
+    for key in keys {
+        prop_assert_eq!(ask(maps, *key), truth(world.owner(key), key), "{:?}", key);
+    }
+    Ok(())
+}
+
+/// What a frontend gives when its old owner has its new endpoints already, but the frontend is the old one.
+fn renewed(old: Option<&PortTable>, after: &World, key: &FrontendKey) -> Answer {
+    let new = old.and_then(|old| after.tables().find(|table| table.name == old.name));
+    let (Some(old), Some(new)) = (old, new) else { return truth(old, key) };
+    truth(Some(&PortTable { frontends: old.frontends.clone(), ..new.clone() }), key)
+}
+
+/// Whether `maps`, somewhere on the way from one world to the next, misdirects nobody: a frontend gives what its
+/// old owner gave or gives now, or what its new owner gives now; and it is missing only if one world lacks it.
+fn check_servable(
+    maps: &Maps,
+    before: &World,
+    after: &World,
+    keys: &BTreeSet<FrontendKey>,
+) -> Result<(), TestCaseError> {
+    for key in keys {
+        let old = before.owner(key);
+        let allowed = [truth(old, key), truth(after.owner(key), key), renewed(old, after, key)];
+        let answer = ask(maps, *key);
+        prop_assert!(allowed.contains(&answer), "{:?} gives {:?}, allowed are {:?}", key, answer, allowed);
+    }
+    Ok(())
+}
+
+/// Slots that a program may be reading: of every snapshot published in `maps`.
+fn live_slots(maps: &Maps) -> BTreeSet<u32> {
+    maps.frontends
+        .values()
+        .flat_map(|frontend| {
+            let range = Sets(maps.services[frontend.service as usize].sets).all();
+            range.start..range.start + range.len
+        })
+        .collect()
+}
+
+/// Whether the plan writes to no slot that anybody may be reading.
+fn check_writes(plan: &Plan, read: &BTreeSet<u32>) -> Result<(), TestCaseError> {
+    for operation in &plan.operations {
+        if let Operation::WriteBackends { start, backends } = operation {
+            let end = start + u32::try_from(backends.len()).unwrap();
+            prop_assert!(!(*start..end).any(|slot| read.contains(&slot)), "{:?} is being read", operation);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    /// A sequence of worlds, each planned as changes: after each plan everything is served as it should be, a
+    /// second plan is empty, every prefix on the way is servable, and no slot is written that is being read.
+    /// Grace periods pass now and then only.
+    #[test]
+    fn every_prefix_is_servable_and_the_end_is_right(
+        worlds in prop::collection::vec((any_world(), any::<bool>()), 1..5)
+    ) {
+        let (mut planner, mut maps) = (Planner::new(CAPACITY), Maps::new(CAPACITY));
+        let mut before = World::default();
+        settle(&mut planner, &mut maps, &before, Extent::Everything);
+        let mut read = BTreeSet::new();
+        for (after, grace) in worlds {
+            let keys = keys(&[&before, &after]);
+            read.extend(live_slots(&maps));
+            let plan = planner.plan(&maps.backends, before.changes_to(&after), Extent::Changes);
+            check_writes(&plan, &read)?;
+            for done in 0..=plan.operations.len() {
+                let mut maps = maps.clone();
+                maps.carry_out(&plan.operations[..done]);
+                check_servable(&maps, &before, &after, &keys)?;
+            }
+            maps.carry_out(&plan.operations);
+            check_served(&maps, &after, &keys)?;
+            let again = planner.plan(&maps.backends, after.desired(), Extent::Everything);
+            prop_assert_eq!(&again.operations, &Vec::new());
+            if grace {
+                planner.release(again.epoch);
+                read = live_slots(&maps);
+            }
+            before = after;
+        }
+        // And back to nothing.
+        settle(&mut planner, &mut maps, &World::default(), Extent::Everything);
+        prop_assert!(maps.frontends.is_empty());
+        let usage = planner.usage();
+        prop_assert_eq!((usage.frontends, usage.services, usage.backends), (0, 0, 0));
+    }
+
+    /// Killed after any prefix of a plan, the next process finds its way from the maps alone to the world as it
+    /// is by then, and misdirects nobody on that way either.
+    #[test]
+    fn a_restart_after_any_prefix_converges(
+        before in any_world(), after in any_world(), later in any_world(), at in any::<prop::sample::Index>()
+    ) {
+        let (mut planner, mut maps) = (Planner::new(CAPACITY), Maps::new(CAPACITY));
+        settle(&mut planner, &mut maps, &before, Extent::Everything);
+        let plan = planner.plan(&maps.backends, before.changes_to(&after), Extent::Changes);
+        let done = at.index(plan.operations.len() + 1);
+        maps.carry_out(&plan.operations[..done]);
+
+        let mut planner = Planner::adopt(CAPACITY, maps.observed());
+        let plan = planner.plan(&maps.backends, later.desired(), Extent::Everything);
+        let keys = keys(&[&before, &after, &later]);
+        for done in 0..=plan.operations.len() {
+            let mut maps = maps.clone();
+            maps.carry_out(&plan.operations[..done]);
+            for key in &keys {
+                // What it gave when the process died, or gives now.
+                let answer = ask(&maps, *key);
+                let allowed = [
+                    truth(before.owner(key), key),
+                    truth(after.owner(key), key),
+                    truth(later.owner(key), key),
+                    renewed(before.owner(key), &after, key),
+                    renewed(before.owner(key), &later, key),
+                    renewed(after.owner(key), &later, key),
+                ];
+                prop_assert!(allowed.contains(&answer), "{:?} gives {:?} after {}", key, answer, done);
+            }
+        }
+        maps.carry_out(&plan.operations);
+        check_served(&maps, &later, &keys)?;
+        prop_assert_eq!(planner.plan(&maps.backends, later.desired(), Extent::Everything).operations, Vec::new());
+    }
+
+    /// A restart in an unchanged world writes nothing and keeps every id.
+    #[test]
+    fn a_restart_in_an_unchanged_world_changes_nothing(world in any_world()) {
+        let (mut planner, mut maps) = (Planner::new(CAPACITY), Maps::new(CAPACITY));
+        settle(&mut planner, &mut maps, &world, Extent::Everything);
+        let mut restarted = Planner::adopt(CAPACITY, maps.observed());
+        let plan = restarted.plan(&maps.backends, world.desired(), Extent::Everything);
+        // Ports that own no frontend are nowhere in the maps, so they are set up anew; nobody is led to them.
+        let owners: BTreeSet<u32> = maps.frontends.values().map(|frontend| frontend.service).collect();
+        for operation in &plan.operations {
+            match operation {
+                Operation::SetSets { service, .. } | Operation::SetTraits { service, .. } => {
+                    prop_assert!(!owners.contains(service), "{:?}", operation);
+                }
+                Operation::WriteBackends { .. } => {}
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+        for table in world.tables().filter(|table| {
+            table.frontends.iter().any(|(key, _)| world.owner(key).is_some_and(|owner| owner.name == table.name))
+        }) {
+            prop_assert_eq!(restarted.id(&table.name), planner.id(&table.name), "{}", table.name);
+        }
+    }
+}

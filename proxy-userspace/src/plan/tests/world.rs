@@ -1,0 +1,195 @@
+//! Small desired worlds, made by hand or at random, and the question "who gets this connection?".
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proxy_common::{
+    address::{Address, Port as WirePort},
+    decision::{self, Destination, Outcome},
+    layout::{Backend, FrontendKey, frontend_kind, protocol, scope},
+};
+
+use crate::{
+    cluster::model::{Family, Protocol, ServiceName},
+    plan::{
+        Capacity, Desired,
+        simulated::{Maps, Socket},
+    },
+    tables::{PortName, PortTable},
+};
+
+pub(super) const CAPACITY: Capacity = Capacity { frontends: 2_000, services: 300, backends: 2_000 };
+
+/// Desired tables by Service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct World(pub(super) BTreeMap<ServiceName, Vec<PortTable>>);
+
+impl World {
+    pub(super) fn desired(&self) -> Vec<Desired> {
+        self.0.iter().map(|(name, tables)| (name.clone(), tables.clone())).collect()
+    }
+
+    /// What leads from `self` to `next`: as the controller says it, only the Services that differ.
+    pub(super) fn changes_to(&self, next: &Self) -> Vec<Desired> {
+        let names = self.0.keys().chain(next.0.keys()).collect::<std::collections::BTreeSet<_>>();
+        names
+            .into_iter()
+            .filter(|name| self.0.get(*name) != next.0.get(*name))
+            .map(|name| (name.clone(), next.0.get(name).cloned().unwrap_or_default()))
+            .collect()
+    }
+
+    pub(super) fn tables(&self) -> impl Iterator<Item = &PortTable> {
+        self.0.values().flatten()
+    }
+
+    /// Who should have the frontend.
+    pub(super) fn owner(&self, key: &FrontendKey) -> Option<&PortTable> {
+        self.tables()
+            .filter_map(|table| Some((table.frontends.iter().find(|(k, _)| k == key)?.1, table)))
+            .min_by_key(|(kind, table)| (*kind, table.created, &table.name))
+            .map(|(_, table)| table)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = FrontendKey> {
+        self.tables().flat_map(|table| table.frontends.iter().map(|(key, _)| *key))
+    }
+}
+
+/// The parts of a table that tests vary.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Port {
+    pub(super) endpoints: Vec<u8>,
+    pub(super) local: Vec<u8>,
+    pub(super) any: bool,
+    pub(super) internal_local: bool,
+    pub(super) affinity: u32,
+}
+
+pub(super) fn service(number: u16) -> ServiceName {
+    ServiceName { namespace: "ns".into(), name: format!("s{number}").into() }
+}
+
+pub(super) fn vip(address: [u8; 4], port: u16) -> FrontendKey {
+    FrontendKey {
+        address: Address::from_v4_word(u32::from_ne_bytes(address)),
+        port: WirePort::new(port),
+        protocol: protocol::TCP,
+        scope: scope::VIP,
+    }
+}
+
+pub(super) fn backend(number: u8) -> Backend {
+    Backend {
+        address: Address::from_v4_word(u32::from_ne_bytes([10, 1, 0, number])),
+        port: WirePort::new(8080),
+        flags: 0,
+        reserved: 0,
+    }
+}
+
+pub(super) fn table(number: u16, port: u8, frontends: Vec<FrontendKey>, with: &Port) -> PortTable {
+    let set = |numbers: &[u8]| {
+        let mut set: Vec<Backend> = numbers.iter().map(|n| backend(*n)).collect();
+        set.sort_unstable_by_key(Backend::rank);
+        set.dedup();
+        set
+    };
+    PortTable {
+        name: PortName {
+            service: service(number),
+            port: format!("p{port}").into(),
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        },
+        created: i64::from(number % 3),
+        frontends: frontends.into_iter().map(|key| (key, frontend_kind::CLUSTER_IP)).collect(),
+        cluster: set(&with.endpoints),
+        local: set(&with.local),
+        any_endpoint: with.any || !with.endpoints.is_empty() || !with.local.is_empty(),
+        internal_local: with.internal_local,
+        affinity_seconds: with.affinity,
+        left_out: 0,
+    }
+}
+
+/// What a connection to a frontend may get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    NoService,
+    Refused,
+    Unreachable,
+    /// Any of these, sorted.
+    Backends(Vec<Backend>),
+}
+
+/// What the real decision core says, on these maps.
+pub(super) fn ask(maps: &Maps, key: FrontendKey) -> Answer {
+    let destination = Destination { address: key.address, port: key.port, protocol: key.protocol };
+    let mut reached = Vec::new();
+    for draw in 0..64u32 {
+        // A new socket in a new namespace each time: no affinity.
+        let socket = Socket::new(u64::from(draw) + 1, u64::from(draw) + 1);
+        socket.random.set(draw << 26);
+        match decision::connect(maps, &socket, &destination) {
+            Outcome::Pass => return Answer::NoService,
+            Outcome::Refuse => return Answer::Refused,
+            Outcome::Unreachable => return Answer::Unreachable,
+            Outcome::NoMemory => unreachable!("this socket has memory"),
+            Outcome::Translate(address, port) => {
+                reached.push(Backend { address, port, flags: 0, reserved: 0 });
+            }
+        }
+    }
+    maps.affinity.borrow_mut().clear();
+    reached.sort_unstable_by_key(Backend::rank);
+    reached.dedup();
+    Answer::Backends(reached)
+}
+
+/// What a connection should get from a service port.
+pub(super) fn truth(table: Option<&PortTable>, key: &FrontendKey) -> Answer {
+    let Some(table) = table else { return Answer::NoService };
+    let kind = table.frontends.iter().find(|(k, _)| k == key).map(|(_, kind)| *kind);
+    let local = table.internal_local && kind == Some(frontend_kind::CLUSTER_IP);
+    let set = if local { &table.local } else { &table.cluster };
+    match (set.is_empty(), table.any_endpoint) {
+        (false, _) => Answer::Backends(set.clone()),
+        (true, true) => Answer::Unreachable,
+        (true, false) => Answer::Refused,
+    }
+}
+
+/// A world of up to five Services with up to two ports each, which compete for a handful of frontends.
+pub(super) fn any_world() -> impl Strategy<Value = World> {
+    let frontends = prop::collection::btree_map((0u8..4, 0u8..2), 1u32..5, 0..4);
+    let numbers = || prop::collection::vec(0u8..12, 0..6);
+    let port =
+        (numbers(), numbers(), any::<bool>(), any::<bool>(), prop::sample::select(vec![0u32, 10, 10_800]))
+            .prop_map(|(endpoints, local, any, internal_local, affinity)| Port {
+                endpoints,
+                local,
+                any,
+                internal_local,
+                affinity,
+            });
+    let ports = prop::collection::btree_map(0u8..2, (frontends, port), 0..3);
+    prop::collection::btree_map(0u16..5, ports, 0..5).prop_map(|services| {
+        let mut world = World::default();
+        for (number, ports) in services {
+            let tables = ports
+                .into_iter()
+                .map(|(name, (frontends, port))| {
+                    let mut table = table(number, name, Vec::new(), &port);
+                    table.frontends = frontends
+                        .into_iter()
+                        .map(|((address, port), kind)| (vip([10, 0, 0, address], 80 + u16::from(port)), kind))
+                        .collect();
+                    table
+                })
+                .collect();
+            world.0.insert(service(number), tables);
+        }
+        world
+    })
+}
