@@ -75,8 +75,16 @@ pub fn spawn(mut command: Command) -> Result<Child> {
     Ok(answer.recv().context("the spawner thread is gone")??)
 }
 
-/// Finds a program of this workspace: the file `variable` names, else the one that cargo put beside
-/// the running program.
+/// Where [`find_program`] looks first, if anywhere.
+static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has programs of this workspace looked for in `folder` first. Only the first call counts.
+pub fn prefer_programs_in(folder: &Path) {
+    PROGRAMS.get_or_init(|| folder.to_owned());
+}
+
+/// Finds a program of this workspace: the file `variable` names, else the one in the preferred folder,
+/// else the one that cargo put beside the running program.
 ///
 /// # Errors
 /// When it is not there; the message says how to build it.
@@ -90,8 +98,9 @@ pub fn find_program(name: &str, variable: &str, package: &str) -> Result<PathBuf
     }
     let current = std::env::current_exe().context("cannot tell where this program lies")?;
     // Test programs lie in target/PROFILE/deps, all others in target/PROFILE.
-    let beside = current.ancestors().skip(1).take(2).map(|folder| folder.join(name));
-    beside.into_iter().find(|path| Path::is_file(path)).with_context(|| {
+    let beside = current.ancestors().skip(1).take(2);
+    let mut folders = PROGRAMS.get().map(PathBuf::as_path).into_iter().chain(beside);
+    folders.find_map(|folder| Some(folder.join(name)).filter(|path| path.is_file())).with_context(|| {
         format!(
             "{name} lies not beside {}; run `cargo build -p {package}` in the same profile, or set {variable}",
             current.display()

@@ -4,14 +4,16 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kubeshunt_tests::protocol::{BenchSlice, Load, Method, OneSocket, Service, StreamSpec, Target};
-use kubeshunt_tests::{Estate, Station, Testbed, bpffs, probe, wait};
+use kubeshunt_tests::{Estate, Kubeshunt, Ready, Setup, Station, Testbed, bpffs, probe, wait};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -245,6 +247,52 @@ fn programs_run_inside_their_place() -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("/node-a/pod-pod"), "{text}");
     assert!(text.contains(&pod.v4().to_string()), "{text}");
+    Ok(())
+}
+
+/// Writes a program that stands in for the one under test where only its life matters.
+fn script(bed: &Testbed, name: &str, text: &str) -> Result<PathBuf> {
+    let path = bed.folder().join(name);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+#[test]
+fn a_program_that_ends_at_once_shows_its_log() -> Result<()> {
+    let bed = Testbed::new()?;
+    let node = bed.node("node-a")?;
+    let binary = script(&bed, "ends", "echo \"called with $@\"; exit 3")?;
+    let setup = Setup::manifests(&bed.manifests("m")?).arg("--extra");
+    let error = Kubeshunt::start_binary(&node, setup, binary).expect_err("it ends");
+    let text = format!("{error:#}");
+    let pins = node.pins().display().to_string();
+    for part in
+        ["exit status: 3", "called with run --manifests", "--hostname-override node-a", "--extra", &pins]
+    {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_program_is_started_killed_and_started_again() -> Result<()> {
+    let bed = Testbed::new()?;
+    let node = bed.node("node-a")?;
+    let binary = script(&bed, "lives", "trap 'exit 7' TERM; cat /proc/self/cgroup; sleep 1000 & wait")?;
+    // Ready once it has logged as often as it was started.
+    let ready = |program: &Kubeshunt| Ok(fs::read_to_string(program.log())?.contains("/kubeshunt-node-a"));
+    let setup = Setup::manifests(&bed.manifests("m")?).ready(Ready::When(Arc::new(ready)));
+    let mut program = Kubeshunt::start_binary(&node, setup, binary)?;
+    assert!(program.cgroup().processes()?.contains(&program.pid().expect("it runs")));
+    program.kill9()?;
+    assert!(program.kill9().is_err() && program.pid().is_none());
+    program.restart()?;
+    assert!(program.restart().is_err());
+    wait::until_true("it logs again", PATIENCE, || {
+        Ok(fs::read_to_string(program.log())?.matches("kubeshunt-node-a").count() == 2)
+    })?;
+    assert_eq!(program.terminate()?.code(), Some(7));
     Ok(())
 }
 

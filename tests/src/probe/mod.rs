@@ -186,7 +186,7 @@ impl Probe {
     /// When the probe is gone.
     pub fn stream(&self, spec: &StreamSpec) -> Result<Stream<'_>> {
         let answer = self.request(&Request::StreamStart(spec.clone()))?;
-        expect_answer!(answer, Response::Stream { stream } => Stream { probe: self, stream })
+        expect_answer!(answer, Response::Stream { stream } => Stream { probe: self, stream, runs: true })
     }
 
     /// Measures a slice.
@@ -220,11 +220,12 @@ impl Drop for Probe {
     }
 }
 
-/// A stream of questions that runs at a probe until it is stopped, or the probe ends.
+/// A stream of questions that runs at a probe until it is stopped or dropped, or the probe ends.
 #[derive(Debug)]
 pub struct Stream<'probe> {
     probe: &'probe Probe,
     stream: u64,
+    runs: bool,
 }
 
 impl Stream<'_> {
@@ -241,9 +242,19 @@ impl Stream<'_> {
     ///
     /// # Errors
     /// When the probe is gone.
-    pub fn stop(self) -> Result<StreamReport> {
+    pub fn stop(mut self) -> Result<StreamReport> {
+        self.runs = false;
         let answer = self.probe.request(&Request::StreamStop { stream: self.stream })?;
         expect_answer!(answer, Response::Streamed(report) => report)
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        if self.runs {
+            // A probe that is gone runs no stream.
+            let _ = self.probe.request(&Request::StreamStop { stream: self.stream });
+        }
     }
 }
 
