@@ -50,6 +50,8 @@ impl Screen {
     /// Something that was promised; and whether it came true.
     pub(super) fn promise(&mut self, kept: bool, text: impl Display) {
         self.promises += 1;
+        let text = text.to_string();
+        let text = text.trim_end();
         if kept {
             println!("    {} {text}", style("✓").green().bold());
         } else {
