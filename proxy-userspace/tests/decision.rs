@@ -1,4 +1,5 @@
 //! The decision core on the maps in memory: what the kernel runs, line by line, without a kernel.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 use std::collections::BTreeSet;
 
@@ -303,8 +304,7 @@ fn affinity_binds_a_namespace_to_a_backend_for_all_of_a_services_frontends() {
     for draw in 2..50 {
         assert_eq!(connect(1, draw, SECOND, if draw % 2 == 0 { &vip } else { &external }), first);
     }
-    let others: BTreeSet<_> =
-        (2..40).map(|namespace| connect(namespace, 7 * namespace as u32, 0, &vip)).collect();
+    let others: BTreeSet<_> = (2..40u32).map(|pod| connect(pod.into(), 7 * pod, 0, &vip)).collect();
     assert!(others.len() > 5, "other namespaces are independent");
 
     // Each connection starts the time anew: 9 s after the last one it still holds, 10 s after it does not.

@@ -109,7 +109,8 @@ fn nonsense_in_the_maps_is_rewritten() {
 
     let id = maps.frontends[&key].service as usize;
     let sets = maps.services[id].sets;
-    let damages: [(&str, fn(&mut Maps, usize)); 4] = [
+    type Damage = fn(&mut Maps, usize);
+    let damages: [(&str, Damage); 4] = [
         ("slots out of bounds", |maps, id| maps.services[id].sets = 0xffff_ffff_0000_fff0),
         ("an id out of bounds", |maps, _| {
             for frontend in maps.frontends.values_mut() {
