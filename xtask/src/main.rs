@@ -1,6 +1,7 @@
 //! kubeshunt's commands for developers and newcomers: `cargo xtask demo` shows it at work, `test`
 //! proves it, `doctor` says what this machine lacks, `setup` installs that.
 
+mod bench;
 mod build;
 mod demo;
 mod doctor;
@@ -28,6 +29,8 @@ enum Command {
     Demo(demo::Options),
     /// Run the tests, rung by rung, from pure logic to real packets
     Test(test::Options),
+    /// Measure what a connection costs, as a ratio to direct access (needs root)
+    Bench(bench::Options),
     /// Build the program, optimised
     Build,
     /// Install what building and testing need
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Build => setup::run().and_then(|()| build::release()).map(|()| true),
         Command::Setup => setup::run().map(|()| true),
         Command::Doctor => doctor::run(),
