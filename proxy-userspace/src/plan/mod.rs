@@ -84,6 +84,8 @@ pub struct Planner {
 #[derive(Debug)]
 struct Port {
     name: PortName,
+    /// As the claims have it.
+    created: i64,
     frontends: Vec<(FrontendKey, u32)>,
     sets: Sets,
     traits: Traits,
@@ -236,7 +238,8 @@ impl Planner {
                 (fresh.start, Sets::EMPTY, Traits::new(0))
             }
         };
-        let port = Port { name: table.name.clone(), frontends: Vec::new(), sets, traits };
+        let port =
+            Port { name: table.name.clone(), created: table.created, frontends: Vec::new(), sets, traits };
         self.ports.insert(id, port);
         Some(id)
     }
@@ -303,13 +306,15 @@ impl Planner {
     fn claim(&mut self, id: u32, table: PortTable, draft: &mut Draft) {
         let Some(port) = self.ports.get_mut(&id) else { return };
         let before = std::mem::take(&mut port.frontends);
-        for (key, _) in before.iter().filter(|old| !table.frontends.contains(old)) {
+        // A Service recreated while nobody looked has its old name and another age, which all its claims tell.
+        let same_age = std::mem::replace(&mut port.created, table.created) == table.created;
+        for (key, _) in before.iter().filter(|old| !same_age || !table.frontends.contains(old)) {
             if let Some(claims) = self.frontends.get_mut(key) {
                 claims.withdraw(id);
             }
             draft.touched.insert(*key);
         }
-        for (key, kind) in table.frontends.iter().filter(|new| !before.contains(new)) {
+        for (key, kind) in table.frontends.iter().filter(|new| !same_age || !before.contains(new)) {
             let claim = Claim { kind: *kind, created: table.created, name: table.name.clone(), service: id };
             self.frontends.entry(*key).or_default().add(claim);
             draft.touched.insert(*key);
