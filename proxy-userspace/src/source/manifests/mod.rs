@@ -25,7 +25,8 @@ use tokio::sync::mpsc::Sender;
 use self::folder::Folder;
 use self::watch::{Touched, Watch};
 use super::{Closed, SourceError, send};
-use crate::cluster::change::Change;
+use crate::cluster::change::{Change, Object};
+use crate::cluster::reject::Reject;
 
 /// How often all files are looked at, whatever inotify says.
 const POLL: Duration = Duration::from_secs(10);
@@ -35,6 +36,14 @@ const POLL_WITHOUT_WATCH: Duration = Duration::from_secs(1);
 const DISAPPEARANCE_GRACE: Duration = Duration::from_millis(50);
 /// How long a file that is open for writing must be left unchanged to be read anyway.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// Reads the text of one manifest, without any folder: its objects, in order, and what is wrong with the rest.
+/// `file` is its name, by which JSON is told from YAML.
+#[must_use]
+pub fn objects(file: &str, text: &str) -> (Vec<Object>, Vec<Reject>) {
+    let reading = document::read(file, text);
+    (reading.objects.into_iter().map(|(object, _)| object).collect(), reading.rejects)
+}
 
 /// The source. See the module's documentation.
 #[derive(Debug)]
