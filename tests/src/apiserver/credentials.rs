@@ -52,6 +52,13 @@ impl ApiServer {
         });
         fs::write(path, format!("{config:#}\n")).with_context(|| format!("cannot write {}", path.display()))
     }
+
+    /// Replaces the users it knows, from its next [`restart`](Self::restart) on. The methods here need
+    /// [`ADMIN_TOKEN`](super::ADMIN_TOKEN).
+    pub fn replace_users(&self, users: &[User]) -> Result<()> {
+        let path = self.dir.path().join(TOKENS);
+        fs::write(&path, token_lines(users)).with_context(|| format!("cannot write {}", path.display()))
+    }
 }
 
 /// Writes certificates, keys and tokens; returns how to talk to a server that uses them.
