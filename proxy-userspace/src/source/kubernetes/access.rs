@@ -64,6 +64,14 @@ pub enum AccessError {
         /// Why it is wrong.
         reason: String,
     },
+    /// The token file cannot be used.
+    #[error("the token file {path} cannot be used: {reason}")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Certificates or credentials cannot be used.
     #[error("no client can be made of the certificates and credentials: {0}")]
     Client(#[source] Box<kube::Error>),
@@ -131,7 +139,8 @@ impl Access {
 }
 
 async fn client(settings: &AccessSettings) -> Result<Client, AccessError> {
-    let config = config(settings).await?;
+    let mut config = config(settings).await?;
+    read_token(&mut config)?;
     build(config).map_err(|error| AccessError::Client(Box::new(error)))
 }
 
@@ -159,6 +168,21 @@ async fn config(settings: &AccessSettings) -> Result<Config, AccessError> {
         config.cluster_url = master;
     }
     Ok(config)
+}
+
+/// Puts the contents of the token file in its place. As in Kubernetes' own clients, white space around the token
+/// does not belong to it (whoever writes one by `echo` adds a newline), and the file goes before a token beside it.
+fn read_token(config: &mut Config) -> Result<(), AccessError> {
+    let auth = &mut config.auth_info;
+    let Some(path) = auth.token_file.take() else { return Ok(()) };
+    let text = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+    match text.as_deref().map(str::trim) {
+        Ok(token) if !token.is_empty() => auth.token = Some(token.to_owned().into()),
+        _ if auth.token.is_some() => {}
+        Ok(_) => return Err(AccessError::Token { path: path.into(), reason: "it is empty".to_owned() }),
+        Err(reason) => return Err(AccessError::Token { path: path.into(), reason: reason.to_owned() }),
+    }
+    Ok(())
 }
 
 fn master_url(url: &str) -> Result<http::Uri, AccessError> {

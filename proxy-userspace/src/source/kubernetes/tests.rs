@@ -233,6 +233,29 @@ async fn credentials_are_followed() {
 }
 
 #[tokio::test]
+async fn a_token_file_may_end_in_a_newline_and_be_empty_for_a_moment() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (path, token) = (folder.path().join("kubeconfig"), folder.path().join("token"));
+    let server = FakeServer::start().await;
+    let mut document: Value = serde_json::from_str(&kubeconfig(&server.url, "")).expect("JSON");
+    document["users"][0]["user"] = json!({"tokenFile": "token"});
+    std::fs::write(&path, document.to_string()).expect("writable");
+    std::fs::write(&token, "one\n").expect("writable");
+    let access = AccessSettings { kubeconfig: Some(path), master: None };
+    let mut running = Running::start_with(server, access, Patience::default());
+
+    let asked = running.server.next().await;
+    assert_eq!(asked.authorization.as_deref(), Some("Bearer one"));
+    std::fs::write(&token, "").expect("writable");
+    asked.fail(401, "Unauthorized").await;
+    let asked = running.server.next().await;
+    assert_eq!(asked.authorization.as_deref(), Some("Bearer one"));
+    std::fs::write(&token, " two\r\n").expect("writable");
+    asked.fail(401, "Unauthorized").await;
+    assert_eq!(running.server.next().await.authorization.as_deref(), Some("Bearer two"));
+}
+
+#[tokio::test]
 async fn ends_when_nobody_listens() {
     let server = FakeServer::start().await;
     let access = AccessSettings { kubeconfig: None, master: Some(server.url.clone()) };
