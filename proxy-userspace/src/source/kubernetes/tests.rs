@@ -172,6 +172,23 @@ async fn gone_means_list_again_and_nothing_before_that() {
 }
 
 #[tokio::test]
+async fn gone_after_an_outage_does_not_wait_as_long_as_for_a_lost_server() {
+    let server = FakeServer::start().await;
+    let access = AccessSettings { kubeconfig: None, master: Some(server.url.clone()) };
+    let patience = Patience { longest_wait: Duration::from_secs(600), ..Patience::default() };
+    let mut running = Running::start_with(server, access, patience);
+    running.server.next().await.list("5", None, &[]).await;
+    // The next pause for a lost server would be one of 400 to 800 ms.
+    for _ in 0..4 {
+        drop(running.server.next().await);
+    }
+    running.server.next().await.fail(410, "Gone").await;
+    let begin = tokio::time::Instant::now();
+    assert!(!running.server.next().await.is_watch());
+    assert!(begin.elapsed() < Duration::from_millis(350), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
 async fn a_line_that_is_no_event_leads_to_a_new_list() {
     let (mut running, asked) = Running::watching("5", &[]).await;
     asked.watch().await.raw("<html>proxy</html>\n").await;

@@ -102,6 +102,27 @@ impl From<kube::Error> for Failure {
     }
 }
 
+/// How long to wait after which failure. Apart from each other, because a server that says it has forgotten our
+/// place is there, however long it was away before.
+#[derive(Debug)]
+struct Pauses {
+    lost: Backoff,
+    expired: Backoff,
+}
+
+impl Pauses {
+    fn new(patience: Patience) -> Self {
+        let backoff = Backoff::new(patience.first_wait, patience.longest_wait);
+        Self { lost: backoff, expired: backoff }
+    }
+
+    /// It worked: begin anew the next time.
+    fn reset(&mut self) {
+        self.lost.reset();
+        self.expired.reset();
+    }
+}
+
 /// One kind's watch.
 #[derive(Debug)]
 pub(super) struct Watch<'a> {
@@ -125,14 +146,14 @@ impl<'a> Watch<'a> {
 
     /// Runs until nobody reads the changes.
     pub(super) async fn run(self) {
-        let mut backoff = Backoff::new(self.patience.first_wait, self.patience.longest_wait);
+        let mut pauses = Pauses::new(self.patience);
         let mut state = State::Unlisted { in_pages: true };
         loop {
             let result = match &mut state {
                 State::Unlisted { in_pages } => self.list(*in_pages).await.map(|version| {
                     state = State::Listed { version };
                 }),
-                State::Listed { version } => self.watch(version, &mut backoff).await,
+                State::Listed { version } => self.watch(version, &mut pauses).await,
             };
             let problem = match result {
                 Ok(()) => continue,
@@ -141,7 +162,7 @@ impl<'a> Watch<'a> {
                     tracing::debug!(kind = %self.subject.kind, "the version is too old for the server; listing again");
                     // A list whose own pages expire is asked for whole.
                     state = State::Unlisted { in_pages: matches!(state, State::Listed { .. }) };
-                    tokio::time::sleep(backoff.wait()).await;
+                    tokio::time::sleep(pauses.expired.wait()).await;
                     continue;
                 }
                 Err(Failure::Unauthorized(problem)) => {
@@ -151,7 +172,7 @@ impl<'a> Watch<'a> {
                 Err(Failure::Lost(problem)) => problem,
             };
             self.outage.begin(self.subject.kind, &problem);
-            tokio::time::sleep(backoff.wait()).await;
+            tokio::time::sleep(pauses.lost.wait()).await;
         }
     }
 
@@ -181,7 +202,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Watches until the server ends it in good order, and keeps the version up to date all the while.
-    async fn watch(&self, version: &mut String, backoff: &mut Backoff) -> Result<(), Failure> {
+    async fn watch(&self, version: &mut String, pauses: &mut Pauses) -> Result<(), Failure> {
         // Spread the reconnections of many nodes over time.
         let length = self.patience.watch.mul_f64(0.9 + fastrand::f64() / 10.0);
         let params = WatchParams {
@@ -207,7 +228,7 @@ impl<'a> Watch<'a> {
             let mut limited = (&mut stream).take(MAX_LINE);
             let read = tokio::time::timeout_at(deadline, limited.read_until(b'\n', &mut line)).await;
             if begin.elapsed() >= Duration::from_secs(1) {
-                backoff.reset(); // The server did serve us for a while.
+                pauses.reset(); // The server did serve us for a while.
             }
             let length = match read {
                 Ok(Ok(length)) => length,
@@ -223,7 +244,7 @@ impl<'a> Watch<'a> {
             if length == 0 {
                 // The normal end. One that comes at once, again and again, must not become a busy loop.
                 if events == 0 && begin.elapsed() < Duration::from_secs(1) {
-                    tokio::time::sleep(backoff.wait()).await;
+                    tokio::time::sleep(pauses.lost.wait()).await;
                 }
                 return Ok(());
             }
@@ -232,7 +253,7 @@ impl<'a> Watch<'a> {
             }
             events += 1;
             self.take(&line, version).await?;
-            backoff.reset();
+            pauses.reset();
         }
     }
 
