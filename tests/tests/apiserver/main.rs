@@ -1,0 +1,19 @@
+//! A real kube-apiserver: what the API says is what the kernel's maps hold, also when the server, the
+//! connection or kubeshunt itself goes away in between.
+//!
+//! All tests but the one about tokens share one server; each has a testbed of its own. kubeshunt runs as the
+//! service account of `deploy/rbac.yaml`, with the rights of that file and no others.
+
+mod awkward;
+mod expectation;
+mod life;
+mod objects;
+mod outages;
+mod restart;
+mod rights;
+mod server;
+mod stage;
+mod steady;
+mod tokens;
+mod transitions;
+mod variety;
