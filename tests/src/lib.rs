@@ -2,8 +2,10 @@
 //!
 //! From the outside in: a [`testbed`] is a LAN with [`node`]s; nodes have pods, which are
 //! [`station`]s; at every station runs a [`probe`] that can be a client or a server. [`proxy`] runs
-//! the program under test on a node, fed by [`manifests`]. The rest are the kernel's pieces:
-//! [`netns`], [`link`], [`cgroup`], [`bpffs`], [`process`], and the [`janitor`] that removes them.
+//! the program under test on a node, fed by [`manifests`]; a [`stage`] is all of that at once, for the
+//! tests of one node. [`inspect`] asks the kernel what BPF things there are, and [`foreign`] is a program
+//! of somebody else's. The rest are the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`],
+//! [`process`], and the [`janitor`] that removes them.
 //!
 //! [`apiserver`] runs a real kube-apiserver with its etcd.
 //!
@@ -12,6 +14,8 @@
 pub mod apiserver;
 pub mod bpffs;
 pub mod cgroup;
+pub mod foreign;
+pub mod inspect;
 pub mod janitor;
 pub mod link;
 pub mod manifests;
@@ -20,6 +24,7 @@ pub mod node;
 pub mod probe;
 pub mod process;
 pub mod proxy;
+pub mod stage;
 pub mod station;
 pub mod testbed;
 pub mod wait;
@@ -28,5 +33,6 @@ pub use janitor::Estate;
 pub use node::Node;
 pub use probe::{Probe, protocol};
 pub use proxy::{Kubeshunt, Ready, Setup};
+pub use stage::Stage;
 pub use station::Station;
 pub use testbed::Testbed;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::kept::Kept;
 use super::protocol::{Failure, Request, Response, SessionOpened};
 use super::serve::Server;
 use super::session::Session;
@@ -23,6 +24,7 @@ struct Agent {
     last_number: u64,
     servers: HashMap<u64, Server>,
     sessions: HashMap<u64, Session>,
+    sockets: HashMap<u64, Kept>,
     streams: HashMap<u64, Stream>,
 }
 
@@ -36,6 +38,7 @@ pub fn serve(name: String) -> Result<()> {
         last_number: 0,
         servers: HashMap::new(),
         sessions: HashMap::new(),
+        sockets: HashMap::new(),
         streams: HashMap::new(),
     };
     let mut stdout = std::io::stdout();
@@ -75,6 +78,19 @@ impl Agent {
             }
             Request::OneSocket(plan) => Response::Exchanged(ask::one_socket(&plan).map_err(broken)?),
             Request::Names(target) => Response::Names(ask::names(&target).map_err(broken)?),
+            Request::SocketOpen(spec) => {
+                let (kept, socket) = (Kept::open(spec).map_err(broken)?, self.number());
+                self.sockets.insert(socket, kept);
+                Response::Kept { socket }
+            }
+            Request::SocketAsk { socket, to } => {
+                let kept = self.sockets.get_mut(&socket).context("no such socket")?;
+                Response::Exchanged(to.into_iter().map(|to| kept.ask(to)).collect())
+            }
+            Request::SocketClose { socket } => {
+                self.sockets.remove(&socket).context("no such socket")?;
+                Response::Done
+            }
             Request::SessionOpen(target) => {
                 let (session, answer) = Session::open(&target).map_err(broken)?;
                 let local = session.local().context("the new session has no address")?;

@@ -3,9 +3,10 @@
 //! Invariant: sockets are used as unsuspecting programs use them. Blocking calls with a time limit,
 //! no bind unless asked for, and a new socket for every question.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -68,8 +69,37 @@ pub(super) fn connected(target: &Target) -> Result<(Socket, u64), Fault> {
         socket.bind(&in_family(from, target.mapped).into()).map_err(|error| Fault::of("bind", &error))?;
     }
     let begin = Instant::now();
-    socket.connect(&to.into()).map_err(|error| Fault::of("connect", &error))?;
+    if target.nonblocking {
+        connect_nonblocking(&socket, to, Duration::from_millis(target.timeout_ms))?;
+    } else {
+        socket.connect(&to.into()).map_err(|error| Fault::of("connect", &error))?;
+    }
     Ok((socket, nanos(begin)))
+}
+
+/// connect, and what an event loop does when it says "in progress". What the later look finds is told as
+/// a failure of `getsockopt`, so that it can be told from a refusal by connect itself.
+fn connect_nonblocking(socket: &Socket, to: SocketAddr, timeout: Duration) -> Result<(), Fault> {
+    let blocking =
+        |blocking: bool| socket.set_nonblocking(!blocking).map_err(|error| Fault::of("fcntl", &error));
+    blocking(false)?;
+    if let Err(error) = socket.connect(&to.into()) {
+        if error.raw_os_error() != Some(libc::EINPROGRESS) {
+            return Err(Fault::of("connect", &error));
+        }
+        let mut look = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        let limit = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: `look` is one valid pollfd until the call returns.
+        match unsafe { libc::poll(&raw mut look, 1, limit) } {
+            1.. => {}
+            0 => return Err(Fault::of("poll", &io::Error::from_raw_os_error(libc::EAGAIN))),
+            _ => return Err(Fault::of("poll", &io::Error::last_os_error())),
+        }
+        if let Some(error) = socket.take_error().map_err(|error| Fault::of("getsockopt", &error))? {
+            return Err(Fault::of("getsockopt", &error));
+        }
+    }
+    blocking(true)
 }
 
 /// Asks once.
@@ -118,13 +148,26 @@ fn ask_unconnected(target: &Target, peek: bool) -> Result<Answer, Fault> {
     if let Some(from) = target.from {
         socket.bind(&in_family(from, target.mapped).into()).map_err(|error| Fault::of("bind", &error))?;
     }
+    if target.nonblocking {
+        let begin = Instant::now();
+        socket.set_nonblocking(true).map_err(|error| Fault::of("fcntl", &error))?;
+        let sent = socket.send_to(&question(target.padding), &to.into());
+        sent.map_err(|error| Fault::of("sendto", &error))?;
+        socket.set_nonblocking(false).map_err(|error| Fault::of("fcntl", &error))?;
+        return reply_from(&socket, begin, peek);
+    }
     exchange(&socket, to, target.padding, peek)
 }
 
 /// One sendto and recvfrom.
-fn exchange(socket: &Socket, to: SocketAddr, padding: usize, peek: bool) -> Result<Answer, Fault> {
+pub(super) fn exchange(socket: &Socket, to: SocketAddr, padding: usize, peek: bool) -> Result<Answer, Fault> {
     let begin = Instant::now();
     socket.send_to(&question(padding), &to.into()).map_err(|error| Fault::of("sendto", &error))?;
+    reply_from(socket, begin, peek)
+}
+
+/// The recvfrom of an exchange.
+fn reply_from(socket: &Socket, begin: Instant, peek: bool) -> Result<Answer, Fault> {
     let mut reply = vec![MaybeUninit::uninit(); DATAGRAM];
     let peeked = if peek {
         let (_, sender) = socket.peek_from(&mut reply).map_err(|error| Fault::of("recvfrom", &error))?;
@@ -228,6 +271,16 @@ pub(super) fn ask_many(target: &Target, times: u32, concurrency: u32) -> AskRepo
     tally.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).report()
 }
 
+/// Connects a datagram socket, be it connected already or not, and asks.
+pub(super) fn connect_and_ask(socket: &Socket, to: SocketAddr) -> Result<Answer, Fault> {
+    let begin = Instant::now();
+    socket.connect(&to.into()).map_err(|error| Fault::of("connect", &error))?;
+    socket.send(&question(0)).map_err(|error| Fault::of("send", &error))?;
+    let mut reply = vec![MaybeUninit::uninit(); DATAGRAM];
+    let length = socket.recv(&mut reply).map_err(|error| Fault::of("recv", &error))?;
+    read_answer(&filled(&reply, length), peer(socket)?, nanos(begin))
+}
+
 /// One UDP socket, several destinations.
 pub(super) fn one_socket(plan: &OneSocket) -> Result<Vec<Exchange>, Failure> {
     let begin = Instant::now();
@@ -239,16 +292,8 @@ pub(super) fn one_socket(plan: &OneSocket) -> Result<Vec<Exchange>, Failure> {
     let step = |to: SocketAddr| {
         let begin = Instant::now();
         let there = in_family(to, v6);
-        let result = if plan.reconnect {
-            socket.connect(&there.into()).map_err(|error| Fault::of("connect", &error)).and_then(|()| {
-                socket.send(&question(0)).map_err(|error| Fault::of("send", &error))?;
-                let mut reply = vec![MaybeUninit::uninit(); DATAGRAM];
-                let length = socket.recv(&mut reply).map_err(|error| Fault::of("recv", &error))?;
-                read_answer(&filled(&reply, length), peer(&socket)?, nanos(begin))
-            })
-        } else {
-            exchange(&socket, there, 0, false)
-        };
+        let result =
+            if plan.reconnect { connect_and_ask(&socket, there) } else { exchange(&socket, there, 0, false) };
         Exchange { to, result: result.map_err(|fault| fault.since(begin)) }
     };
     Ok(plan.to.iter().copied().map(step).collect())

@@ -10,6 +10,7 @@ pub mod agent;
 mod ask;
 mod bench;
 mod failure;
+mod kept;
 mod latency;
 pub mod protocol;
 mod serve;
@@ -25,8 +26,8 @@ use anyhow::{Context, Result, bail};
 
 pub use self::latency::merge;
 use self::protocol::{
-    AskReport, BenchSlice, Exchange, Listener, OneSocket, Request, Response, Service, SessionHealth,
-    SessionOpened, SliceReport, SocketNames, StreamReport, StreamSpec, Target,
+    AskReport, BenchSlice, Exchange, KeptSocket, Listener, OneSocket, Request, Response, Service,
+    SessionHealth, SessionOpened, SliceReport, SocketNames, StreamReport, StreamSpec, Target,
 };
 use crate::cgroup::Cgroup;
 use crate::netns::NetNs;
@@ -155,6 +156,15 @@ impl Probe {
         expect_answer!(self.request(&Request::Names(target.clone()))?, Response::Names(names) => names)
     }
 
+    /// Opens a socket to be used again and again.
+    ///
+    /// # Errors
+    /// When the probe is gone.
+    pub fn socket(&self, spec: KeptSocket) -> Result<Socket<'_>> {
+        let answer = self.request(&Request::SocketOpen(spec))?;
+        expect_answer!(answer, Response::Kept { socket } => Socket { probe: self, socket })
+    }
+
     /// Opens a long-lived connection to an echo.
     ///
     /// # Errors
@@ -217,6 +227,33 @@ impl Probe {
 impl Drop for Probe {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A socket at a probe that is used again and again, until it is closed or the probe ends.
+#[derive(Debug)]
+pub struct Socket<'probe> {
+    probe: &'probe Probe,
+    socket: u64,
+}
+
+impl Socket<'_> {
+    /// Asks by this socket, one destination after the other.
+    ///
+    /// # Errors
+    /// When the probe is gone. Failed questions are in the exchanges.
+    pub fn ask(&self, to: &[SocketAddr]) -> Result<Vec<Exchange>> {
+        let answer = self.probe.request(&Request::SocketAsk { socket: self.socket, to: to.to_vec() })?;
+        expect_answer!(answer, Response::Exchanged(list) => list)
+    }
+
+    /// Closes it.
+    ///
+    /// # Errors
+    /// When the probe is gone.
+    pub fn close(self) -> Result<()> {
+        let answer = self.probe.request(&Request::SocketClose { socket: self.socket })?;
+        expect_answer!(answer, Response::Done => ())
     }
 }
 

@@ -40,6 +40,20 @@ pub enum Request {
     OneSocket(OneSocket),
     /// What getsockname and getpeername say on a connected socket. Answer: [`Response::Names`].
     Names(Target),
+    /// Open a socket to be used again and again. Answer: [`Response::Kept`].
+    SocketOpen(KeptSocket),
+    /// Ask by that socket, one destination after the other. Answer: [`Response::Exchanged`].
+    SocketAsk {
+        /// The number that `SocketOpen` gave.
+        socket: u64,
+        /// The destinations, in turn.
+        to: Vec<SocketAddr>,
+    },
+    /// Close that socket. Answer: [`Response::Done`].
+    SocketClose {
+        /// The number that `SocketOpen` gave.
+        socket: u64,
+    },
     /// Open a long-lived TCP connection to an echo. Answer: [`Response::Session`].
     SessionOpen(Target),
     /// Send lines on a session and read them back. Answer: [`Response::SessionHealth`].
@@ -89,6 +103,11 @@ pub enum Response {
     Exchanged(Vec<Exchange>),
     /// See [`Request::Names`].
     Names(SocketNames),
+    /// A socket is open.
+    Kept {
+        /// Its number.
+        socket: u64,
+    },
     /// See [`Request::SessionOpen`].
     Session(SessionOpened),
     /// See [`Request::SessionExchange`].
@@ -147,6 +166,9 @@ pub struct Target {
     pub padding: usize,
     /// Bind to this address first.
     pub from: Option<SocketAddr>,
+    /// Have connect and sendto on a non-blocking socket, as event loops do.
+    #[serde(default)]
+    pub nonblocking: bool,
 }
 
 /// A protocol and the system calls used.
@@ -204,6 +226,18 @@ pub struct OneSocket {
     /// Use an IPv6 socket for IPv4 destinations.
     pub mapped: bool,
     /// How long each wait for an answer may take.
+    pub timeout_ms: u64,
+}
+
+/// A socket that outlives a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptSocket {
+    /// The protocol, and whether it is connected anew for every question. A TCP socket is taken apart
+    /// (connect to AF_UNSPEC) before it is connected again.
+    pub method: Method,
+    /// An IPv6 socket, which reaches IPv4 destinations by their v4-mapped addresses.
+    pub v6: bool,
+    /// How long connecting, and each wait for an answer, may take.
     pub timeout_ms: u64,
 }
 
@@ -312,7 +346,15 @@ impl Target {
     /// TCP to `to`, with a time limit of two seconds.
     #[must_use]
     pub fn tcp(to: SocketAddr) -> Self {
-        Self { to, method: Method::Tcp, mapped: false, timeout_ms: 2_000, padding: 0, from: None }
+        Self {
+            to,
+            method: Method::Tcp,
+            mapped: false,
+            timeout_ms: 2_000,
+            padding: 0,
+            from: None,
+            nonblocking: false,
+        }
     }
 
     /// UDP to `to` on a connected socket.
@@ -343,6 +385,12 @@ impl Target {
     #[must_use]
     pub fn sent_from(self, from: SocketAddr) -> Self {
         Self { from: Some(from), ..self }
+    }
+
+    /// The same on a non-blocking socket.
+    #[must_use]
+    pub fn nonblocking(self) -> Self {
+        Self { nonblocking: true, ..self }
     }
 
     /// The same with datagrams of this size.
