@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use kubeshunt_tests::janitor::{self, Estate};
 use kubeshunt_tests::probe::agent;
-use kubeshunt_tests::testbed::Testbed;
+use kubeshunt_tests::{Kubeshunt, Setup, Testbed};
 
 /// Part of kubeshunt's test harness; started by it, not by hand.
 #[derive(Debug, Parser)]
@@ -27,17 +27,29 @@ enum Role {
     Janitor(Estate),
     /// Make a testbed with one pod, say where it lies, and hold it for ever: for the janitor's own test.
     #[command(hide = true)]
-    Hold,
+    Hold {
+        /// Also run the program under test on its node.
+        #[arg(long)]
+        kubeshunt: bool,
+    },
 }
 
 fn main() -> Result<()> {
     match Cli::parse().role {
         Role::Agent { name } => agent::serve(name),
         Role::Janitor(estate) => janitor::serve(&estate),
-        Role::Hold => {
+        Role::Hold { kubeshunt } => {
             let bed = Testbed::new()?;
             let node = bed.node("node-a")?;
             let pod = node.pod("pod")?;
+            let mut pids = vec![node.host().probe().pid(), pod.probe().pid()];
+            let kubeshunt = if kubeshunt {
+                let folder = bed.manifests("a")?;
+                Some(Kubeshunt::start(&node, Setup::manifests(&folder))?)
+            } else {
+                None
+            };
+            pids.extend(kubeshunt.as_ref().and_then(Kubeshunt::pid));
             let estate = bed.estate();
             println!(
                 "{}",
@@ -45,7 +57,8 @@ fn main() -> Result<()> {
                     "cgroup": estate.cgroup,
                     "bpffs": estate.bpffs,
                     "folder": estate.folder,
-                    "pids": [node.host().probe().pid(), pod.probe().pid()],
+                    "pins": node.pins(),
+                    "pids": pids,
                 })
             );
             loop {
