@@ -66,6 +66,8 @@ impl Datapath {
     /// When another process holds the pins, the bpffs or cgroup is none, the kernel lacks something, or rights
     /// are missing; the message says which.
     pub fn open(settings: &Settings) -> Result<Self> {
+        // Attaching comes much later, with the first complete tables; that the folder is wrong is clear now.
+        pins::cgroup_id(&settings.cgroup_root)?;
         let pins = Pins::new(&settings.bpffs_root);
         pins.create()?;
         let lock = pins.lock()?;

@@ -1,0 +1,7 @@
+//! The program's life: start, kill, restart, refuse to start; what it says, and what it costs.
+
+mod budgets;
+mod commands;
+mod life;
+mod mistakes;
+mod observability;
