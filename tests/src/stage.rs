@@ -174,19 +174,28 @@ impl Stage {
         serde_json::from_slice(&output.stdout).context("`kubeshunt services -o json` is no JSON")
     }
 
+    /// The frontends of that answer. The rest of it, the node's addresses, changes by itself while links come
+    /// up.
+    ///
+    /// # Errors
+    /// See [`Stage::services`].
+    pub fn frontends(&self) -> Result<Vec<Value>> {
+        let services = self.services()?;
+        Ok(services["frontends"].as_array().context("no list of frontends")?.clone())
+    }
+
     /// The entry of the frontend at that address, by protocol (`TCP`, `UDP`).
     ///
     /// # Errors
     /// See [`Stage::services`].
     pub fn frontend(&self, at: SocketAddr, protocol: &str) -> Result<Option<Value>> {
-        let services = self.services()?;
-        let frontends = services["frontends"].as_array().context("no list of frontends")?;
-        let found = frontends.iter().find(|frontend| {
+        let mut frontends = self.frontends()?.into_iter();
+        let found = frontends.find(|frontend| {
             frontend["address"] == at.ip().to_string()
                 && frontend["port"] == at.port()
                 && frontend["protocol"] == protocol
         });
-        Ok(found.cloned())
+        Ok(found)
     }
 
     /// The endpoints of the Cluster set of a frontend; `None` when there is no such frontend.

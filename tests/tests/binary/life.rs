@@ -30,10 +30,10 @@ fn new_connections_work_after_kill_9() -> Result<()> {
 #[test]
 fn sigterm_ends_with_zero_and_leaves_everything_in_place() -> Result<()> {
     let mut stage = Stage::serving(2)?;
-    let before = (links(&stage)?, stage.services()?);
+    let before = (links(&stage)?, stage.frontends()?);
     let status = stage.kubeshunt_mut().terminate()?;
     assert_eq!(status.code(), Some(0), "{}", stage.kubeshunt().log_tail());
-    assert_eq!((links(&stage)?, stage.services()?), before);
+    assert_eq!((links(&stage)?, stage.frontends()?), before);
     assert!(before.0.iter().all(|link| link.cgroup != 0), "attached: {:?}", before.0);
     assert_serves(&stage, "after SIGTERM")?;
     stage.wait_for_log(&["stopping", "programs stay attached", "SIGTERM"]).map(drop)
@@ -47,10 +47,10 @@ fn a_restart_keeps_ids_and_replaces_programs_within_their_links() -> Result<()> 
         stage.publish(&service(&name, number), &name, &[0, 1])?;
     }
     stage.start()?;
-    let (links_before, services_before) = (links(&stage)?, stage.services()?);
+    let (links_before, frontends_before) = (links(&stage)?, stage.frontends()?);
     stage.kubeshunt_mut().kill9()?;
     stage.kubeshunt_mut().restart()?;
-    assert_eq!(stage.services()?, services_before, "the maps say the same, ids included");
+    assert_eq!(stage.frontends()?, frontends_before, "the maps say the same, ids included");
     let links_after = links(&stage)?;
     for (before, after) in links_before.iter().zip(&links_after) {
         let name = &before.name;

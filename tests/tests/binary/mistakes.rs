@@ -30,10 +30,10 @@ fn fails(stage: &Stage, places: &[(&str, &str)], words: &[&str]) -> Result<()> {
 #[test]
 fn a_second_instance_on_the_same_pins_is_refused_and_does_no_harm() -> Result<()> {
     let stage = Stage::serving(1)?;
-    let before = (inspect::belongings(stage.node.pins())?, stage.services()?);
+    let before = (inspect::belongings(stage.node.pins())?, stage.frontends()?);
     let pins = stage.node.pins().display().to_string();
     fails(&stage, &[], &["another kubeshunt works on", &pins, "--bpffs-root"])?;
-    assert_eq!((inspect::belongings(stage.node.pins())?, stage.services()?), before);
+    assert_eq!((inspect::belongings(stage.node.pins())?, stage.frontends()?), before);
     assert_eq!(stage.ask(&Target::tcp(at4(1)), 5)?.successes(), 5);
     Ok(())
 }
