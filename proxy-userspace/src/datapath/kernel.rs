@@ -66,6 +66,17 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
+/// Detaches a link's program at once, whoever still holds the link (`BPF_LINK_DETACH`, 5.9).
+///
+/// # Errors
+/// EOPNOTSUPP or EINVAL when the kernel cannot; what else it says.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = attribute();
+    attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
+    // SAFETY: no pointers are involved.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
 /// What a cgroup link is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CgroupLink {

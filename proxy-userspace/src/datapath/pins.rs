@@ -9,6 +9,7 @@
 
 use std::{
     fs::{self, File},
+    os::fd::AsFd as _,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -20,6 +21,8 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 use proxy_common::layout::ABI_VERSION;
+
+use super::kernel;
 
 /// Paths below a bpffs root.
 #[derive(Clone, Debug)]
@@ -121,6 +124,9 @@ impl Pins {
                 let folder = version.join(kind);
                 for pin in fs::read_dir(&folder).into_iter().flatten() {
                     let pin = pin?.path();
+                    if kind == "links" {
+                        detach(&pin);
+                    }
                     fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
                     removed += 1;
                 }
@@ -130,6 +136,17 @@ impl Pins {
         }
         remove_folder(&self.root)?;
         Ok(removed)
+    }
+}
+
+/// Detaches the program of a pinned link now. Removing the pin does so too, but only after an RCU grace period
+/// (`bpf_free_inode` in `kernel/bpf/inode.c`), and whoever was told "detached" may rely on it. Where the kernel
+/// has no such call, that delay is all that remains.
+fn detach(pin: &Path) {
+    if let Ok(Some(link)) = kernel::open_pin(pin)
+        && let Err(error) = kernel::detach_link(link.as_fd())
+    {
+        tracing::debug!(pin = %pin.display(), %error, "cannot detach at once");
     }
 }
 
