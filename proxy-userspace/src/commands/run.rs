@@ -54,6 +54,9 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         pins = %settings.bpffs_root.display(),
         "starting"
     );
+    if let Some(folder) = &args.manifests {
+        Manifests::new(folder).check()?;
+    }
     let status = Arc::new(Status::default());
     let addresses = host::addresses().await?;
     let mut controller = Controller::new(settings, &node, Arc::clone(&status))?;

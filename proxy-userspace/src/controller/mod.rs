@@ -219,14 +219,21 @@ impl Controller {
         for problem in plan.problems {
             now.entry(problem.port().service.clone()).or_default().push(problem);
         }
-        for name in planned {
-            let before = self.told.remove(name).unwrap_or_default();
-            let Some(problems) = now.remove(name) else { continue };
-            for problem in problems.iter().filter(|problem| !before.contains(problem)) {
-                self.status.rejected();
-                warn!("{problem}");
+        // What is said of a Service that was planned is all there is to say; of another one it comes on top.
+        let before: HashMap<&ServiceName, Vec<Problem>> =
+            planned.iter().filter_map(|name| Some((name, self.told.remove(name)?))).collect();
+        for (name, problems) in now {
+            let told = self.told.entry(name).or_default();
+            for problem in problems {
+                let is_known =
+                    before.get(&problem.port().service).is_some_and(|list| list.contains(&problem))
+                        || told.contains(&problem);
+                if !is_known {
+                    self.status.rejected();
+                    warn!("{problem}");
+                }
+                told.push(problem);
             }
-            self.told.insert(name.clone(), problems);
         }
         self.unplaced = plan.unplaced;
     }

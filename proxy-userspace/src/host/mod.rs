@@ -1,7 +1,8 @@
 //! This node's own addresses, by netlink: on which addresses NodePorts answer.
 //!
-//! All local addresses but loopback ones, which is kube-proxy's rule while nodePortAddresses is empty in
-//! iptables mode. Loopback needs no entry: the programs know it, and answer there only in the host's namespace.
+//! All local addresses but loopback and IPv6 link-local ones; the former is kube-proxy's rule while
+//! nodePortAddresses is empty in iptables mode. Loopback needs no entry: the programs know it, and answer there
+//! only in the host's namespace. Every pod's veth brings a link-local address that nobody uses for a NodePort.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -69,8 +70,10 @@ async fn list(handle: &rtnetlink::Handle) -> Result<BTreeSet<Address>> {
                 _ => {}
             }
         }
+        let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
         if let Some(ip) = own
             && !ip.is_loopback()
+            && !is_link_local(&ip)
         {
             addresses.insert(Address::from(ip));
         }

@@ -27,7 +27,7 @@ mod claims;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use proxy_common::layout::{Backend, Frontend, FrontendKey, Range, Sets, Traits};
+use proxy_common::layout::{Backend, Frontend, FrontendKey, Range, Sets, Traits, scope};
 
 use crate::{
     cluster::model::ServiceName,
@@ -341,40 +341,55 @@ impl Planner {
 
     /// Decides what each touched frontend leads to: its best claim, or nothing.
     fn settle_frontends(&mut self, draft: &mut Draft) {
+        // A VIP may be an address of the node too, and then hides a NodePort of the same number: NodePorts are
+        // removed before VIPs and put after them, so that none shows through for a moment.
         let touched = std::mem::take(&mut draft.touched);
+        let (node_ports, vips): (Vec<_>, Vec<_>) =
+            touched.into_iter().partition(|key| key.scope == scope::NODE_PORT);
         // Removals first: they make room.
-        for key in &touched {
-            let Some(claims) = self.frontends.get_mut(key) else { continue };
-            if claims.best().is_none() {
-                if claims.in_map.is_some() {
-                    draft.remove.push(Operation::RemoveFrontend { key: *key });
-                    self.frontends_in_map -= 1;
-                }
-                self.frontends.remove(key);
-            }
+        for key in node_ports.iter().chain(&vips) {
+            self.remove_unclaimed(key, draft);
         }
-        for key in touched {
-            let Some(claims) = self.frontends.get_mut(&key) else { continue };
-            let Some(best) = claims.best() else { continue };
-            let frontend = Frontend::sealed(&key, best.service, best.kind);
-            if claims.in_map.is_none() && self.frontends_in_map >= self.capacity.frontends {
-                let (port, capacity) = (best.name.clone(), self.capacity);
-                draft.unplaced.insert(port.service.clone());
-                draft.problems.push(Problem::NoFrontend { port, frontend: key, capacity });
-                continue;
-            }
-            for loser in claims.losers().filter(|claim| draft.claimants.contains(&claim.service)) {
-                draft.problems.push(Problem::Contested {
-                    port: loser.name.clone(),
-                    frontend: key,
-                    holder: best.name.clone(),
-                });
-            }
-            if claims.in_map != Some(frontend) {
-                self.frontends_in_map += u32::from(claims.in_map.is_none());
-                claims.in_map = Some(frontend);
-                draft.put.push(Operation::PutFrontend { key, frontend });
-            }
+        for key in vips.into_iter().chain(node_ports) {
+            self.settle_frontend(key, draft);
+        }
+    }
+
+    fn remove_unclaimed(&mut self, key: &FrontendKey, draft: &mut Draft) {
+        let Some(claims) = self.frontends.get(key) else { return };
+        if claims.best().is_some() {
+            return;
+        }
+        if claims.in_map.is_some() {
+            draft.remove.push(Operation::RemoveFrontend { key: *key });
+            self.frontends_in_map -= 1;
+        }
+        self.frontends.remove(key);
+    }
+
+    fn settle_frontend(&mut self, key: FrontendKey, draft: &mut Draft) {
+        let Some(claims) = self.frontends.get_mut(&key) else { return };
+        let Some(best) = claims.best() else { return };
+        let frontend = Frontend::sealed(&key, best.service, best.kind);
+        if claims.in_map.is_none() && self.frontends_in_map >= self.capacity.frontends {
+            let (port, capacity) = (best.name.clone(), self.capacity);
+            draft.unplaced.insert(port.service.clone());
+            draft.problems.push(Problem::NoFrontend { port, frontend: key, capacity });
+            return;
+        }
+        let changes = claims.in_map != Some(frontend);
+        // Whoever lost it now, and whoever asked for it again in vain.
+        for loser in claims.losers().filter(|loser| changes || draft.claimants.contains(&loser.service)) {
+            draft.problems.push(Problem::Contested {
+                port: loser.name.clone(),
+                frontend: key,
+                holder: best.name.clone(),
+            });
+        }
+        if changes {
+            self.frontends_in_map += u32::from(claims.in_map.is_none());
+            claims.in_map = Some(frontend);
+            draft.put.push(Operation::PutFrontend { key, frontend });
         }
     }
 

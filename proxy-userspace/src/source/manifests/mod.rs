@@ -58,6 +58,18 @@ impl Manifests {
         Self { folder: folder.into() }
     }
 
+    /// Whether the folder can be read, for those who want to know before they set anything else up.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot.
+    pub fn check(&self) -> Result<(), SourceError> {
+        let folder = || self.folder.clone();
+        std::fs::read_dir(&self.folder)
+            .map(drop)
+            .map_err(|source| SourceError::Folder { folder: folder(), source })
+    }
+
     /// Sends the lists, then what changes, until nobody reads any more.
     ///
     /// # Errors
