@@ -340,6 +340,28 @@ fn a_bad_file_at_the_start_keeps_nothing_else_from_being_served() -> Result<()> 
 }
 
 #[test]
+fn a_file_that_broke_while_nobody_looked_loses_nothing() -> Result<()> {
+    let mut stage = Stage::serving(1)?;
+    stage.publish(&service("two", 2), "two", &[0])?;
+    stage.publish(&service("three", 3), "three", &[0])?;
+    wait_served(&stage, at4(2))?;
+    wait_served(&stage, at4(3))?;
+    stage.kubeshunt_mut().kill9()?;
+    stage.folder.write_text("two", "kind: [")?;
+    stage.folder.remove("three")?;
+    stage.kubeshunt_mut().restart()?;
+    stage.wait_for_log(&["WARN", "what an earlier process served"])?;
+    // Two may still be meant, and so may three: the broken file could be about any Service.
+    for number in [1, 2, 3] {
+        wait_served(&stage, at4(number))?;
+    }
+    stage.publish(&service("two", 2), "two", &[0])?;
+    wait::until_true("what is really gone goes", PATIENCE, || Ok(stage.frontend(at4(3), "TCP")?.is_none()))?;
+    wait_served(&stage, at4(1))?;
+    wait_served(&stage, at4(2))
+}
+
+#[test]
 fn a_removed_file_takes_only_its_own_services_along() -> Result<()> {
     let stage = Stage::serving(1)?;
     stage.publish(&service("two", 2), "two", &[0])?;

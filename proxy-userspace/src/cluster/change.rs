@@ -19,6 +19,8 @@ pub enum Change {
     Deleted(ObjectRef),
     /// Something could not be read. It changes nothing: what was known before stays in force.
     Unreadable(Reject),
+    /// Whether all there is could be read. While not, objects may exist that no list mentions.
+    Whole(bool),
 }
 
 /// An object as a source saw it.

@@ -39,6 +39,10 @@ pub struct Cluster {
     /// How many hints there may be before the unused ones are looked for.
     hints_limit: usize,
     dirty: BTreeSet<ServiceName>,
+    /// Whether the source could read everything.
+    whole: bool,
+    /// Objects that exist, but of which nothing usable has been seen.
+    unknown: BTreeSet<ObjectRef>,
     listed_services: bool,
     listed_slices: bool,
     counts: Counts,
@@ -76,6 +80,8 @@ impl Cluster {
             hints: HashSet::new(),
             hints_limit: FIRST_HINTS_LIMIT,
             dirty: BTreeSet::new(),
+            whole: true,
+            unknown: BTreeSet::new(),
             listed_services: false,
             listed_slices: false,
             counts: Counts::default(),
@@ -92,6 +98,10 @@ impl Cluster {
                 Vec::new()
             }
             Change::Unreadable(reject) => vec![reject],
+            Change::Whole(whole) => {
+                self.whole = whole;
+                Vec::new()
+            }
         }
     }
 
@@ -105,6 +115,13 @@ impl Cluster {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.listed_services && self.listed_slices
+    }
+
+    /// Whether what is not known does not exist. Not so while a manifest is broken or an object does not decode
+    /// that has not been seen well before: an earlier process may have served it, and it is not ours to end that.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.whole && self.unknown.is_empty()
     }
 
     /// A Service.
@@ -164,6 +181,7 @@ impl Cluster {
     fn list(&mut self, kind: Kind, objects: &[Object]) -> Vec<Reject> {
         let rejects = objects.iter().flat_map(|object| self.upsert(object)).collect();
         let seen: HashSet<ObjectRef> = objects.iter().map(Object::reference).collect();
+        self.unknown.retain(|object| object.kind != kind || seen.contains(object));
         let is_gone = |namespace: &str, name: &str| !seen.contains(&ObjectRef::new(kind, namespace, name));
         match kind {
             Kind::Service => {
@@ -200,6 +218,7 @@ impl Cluster {
         match object {
             Object::Service(object) => {
                 let (parsed, rejects) = ingest::service(object);
+                self.note(&reference, matches!(parsed, Parsed::Unusable));
                 let name = ServiceName { namespace: reference.namespace, name: reference.name };
                 match parsed {
                     Parsed::Value(service) => self.set_service(&name, Some(service)),
@@ -210,6 +229,7 @@ impl Cluster {
             }
             Object::EndpointSlice(object) => {
                 let (parsed, rejects) = ingest::slice(object, &self.node.name);
+                self.note(&reference, matches!(parsed, Parsed::Unusable));
                 let (namespace, name) = (reference.namespace, reference.name);
                 match parsed {
                     Parsed::Value(slice) => self.set_slice(namespace, name, slice.service, slice.backends),
@@ -228,11 +248,34 @@ impl Cluster {
                 rejects
             }
             Object::Node(_) => Vec::new(),
-            Object::Unreadable(reject) => vec![(**reject).clone()],
+            Object::Unreadable(reject) => {
+                self.note(&reference, true);
+                vec![(**reject).clone()]
+            }
+        }
+    }
+
+    /// Remembers whether an object exists of which nothing usable has been seen yet.
+    fn note(&mut self, object: &ObjectRef, unusable: bool) {
+        let is_known = match object.kind {
+            Kind::Service => {
+                let name = ServiceName { namespace: object.namespace.clone(), name: object.name.clone() };
+                self.service(&name).is_some()
+            }
+            Kind::EndpointSlice => {
+                self.filed_under.contains_key(&(object.namespace.clone(), object.name.clone()))
+            }
+            Kind::Node | Kind::Manifest => true,
+        };
+        if unusable && !is_known {
+            self.unknown.insert(object.clone());
+        } else {
+            self.unknown.remove(object);
         }
     }
 
     fn delete(&mut self, object: &ObjectRef) {
+        self.unknown.remove(object);
         match object.kind {
             Kind::Service => {
                 let name = ServiceName { namespace: object.namespace.clone(), name: object.name.clone() };

@@ -58,7 +58,7 @@ fn final_objects(changes: &[Change]) -> BTreeMap<ObjectRef, Object> {
         match change {
             Change::Applied(object) => drop(objects.insert(object.reference(), object.clone())),
             Change::Deleted(reference) => drop(objects.remove(reference)),
-            Change::Listed(..) | Change::Unreadable(_) => unreachable!("not generated"),
+            Change::Listed(..) | Change::Unreadable(_) | Change::Whole(_) => unreachable!("not generated"),
         }
     }
     objects

@@ -262,3 +262,26 @@ fn policies_reach_the_model() {
     ))]);
     assert_eq!(cluster.service(&name("web")).map(|web| web.internal_policy), Some(TrafficPolicy::Local));
 }
+
+#[test]
+fn what_exists_but_cannot_be_read_is_not_taken_for_absent() {
+    let mut cluster = Cluster::new("node-a");
+    let object = ObjectRef::new(Kind::Service, "default", "web");
+    let problem = Problem::Undecodable("no number".to_owned());
+    let unreadable = Object::Unreadable(Box::new(Reject { object: object.clone(), field: String::new(), problem }));
+    assert!(cluster.is_whole());
+    cluster.apply(Change::Listed(Kind::Service, vec![unreadable.clone()]));
+    assert!(!cluster.is_whole(), "it may have been served by an earlier process");
+    cluster.apply(Change::Listed(Kind::EndpointSlice, Vec::new()));
+    assert!(!cluster.is_whole(), "the list of another kind says nothing of it");
+    cluster.apply(Change::Deleted(object));
+    assert!(cluster.is_whole());
+
+    cluster.apply(Change::Listed(Kind::Service, vec![unreadable]));
+    cluster.apply(Change::Listed(Kind::Service, Vec::new()));
+    assert!(cluster.is_whole(), "it is not in the newer list");
+    cluster.apply(Change::Whole(false));
+    assert!(!cluster.is_whole());
+    cluster.apply(Change::Whole(true));
+    assert!(cluster.is_whole());
+}

@@ -44,8 +44,10 @@ pub struct Controller {
     datapath: Datapath,
     cluster: Cluster,
     planner: Planner,
-    /// What the next plan speaks of.
+    /// What the next plan speaks of: everything until that has been carried out once.
     extent: Extent,
+    /// Whether the maps hold what the source says.
+    synced: bool,
     /// Services that found no room, to be tried again when something is released.
     unplaced: BTreeSet<ServiceName>,
     /// Problems already told, by Service.
@@ -84,6 +86,7 @@ impl Controller {
             cluster: Cluster::new(node_name),
             planner,
             extent: Extent::Everything,
+            synced: false,
             unplaced: BTreeSet::new(),
             told: HashMap::new(),
             attached: false,
@@ -157,11 +160,12 @@ impl Controller {
                     self.status.failed();
                     self.planner = Planner::adopt(self.datapath.capacity(), self.datapath.observe()?);
                     self.extent = Extent::Everything;
+                    self.synced = false;
                     retry_at = Some(Instant::now() + pause);
                     pause = (pause * 2).min(RETRY.1);
                 }
             }
-            if !self.attached && self.extent == Extent::Changes {
+            if !self.attached && self.synced {
                 let attached = self.datapath.attach(&self.settings)?;
                 info!(
                     created = attached.created,
@@ -188,7 +192,9 @@ impl Controller {
         let started = Instant::now();
         let mut names = self.cluster.take_dirty();
         names.append(&mut self.unplaced);
-        if self.extent == Extent::Everything {
+        // What nobody mentions is removed only where nobody could have failed to mention it.
+        let whole = self.cluster.is_whole();
+        if self.extent == Extent::Everything && (whole || !self.synced) {
             names.extend(self.cluster.service_names().cloned());
         }
         let desired: Vec<_> = names
@@ -198,14 +204,20 @@ impl Controller {
                 (name, tables)
             })
             .collect();
-        if desired.is_empty() && self.extent == Extent::Changes {
+        if desired.is_empty() && self.extent == Extent::Changes && self.synced {
             self.status.synced(&self.planner, self.cluster.counts(), 0, started.elapsed());
             return Ok(());
         }
         let names: Vec<ServiceName> = desired.iter().map(|(name, _)| name.clone()).collect();
-        let plan = self.planner.plan(self.datapath.backends(), desired, self.extent);
+        let extent = if whole { self.extent } else { Extent::Changes };
+        let plan = self.planner.plan(self.datapath.backends(), desired, extent);
         self.datapath.carry_out(&plan.operations)?;
-        self.extent = Extent::Changes;
+        if whole {
+            self.extent = Extent::Changes;
+        } else if !self.synced {
+            warn!("not all objects can be read: what an earlier process served and nobody mentions now stays");
+        }
+        self.synced = true;
         let operations = plan.operations.len();
         self.tell(&names, plan);
         self.status.synced(&self.planner, self.cluster.counts(), operations, started.elapsed());

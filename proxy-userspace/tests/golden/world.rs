@@ -92,7 +92,7 @@ impl World {
             match change {
                 Change::Applied(object) => drop(self.applied.insert(object.reference())),
                 Change::Deleted(object) => drop(self.applied.remove(object)),
-                Change::Listed(..) | Change::Unreadable(_) => {}
+                Change::Listed(..) | Change::Unreadable(_) | Change::Whole(_) => {}
             }
             rejects.extend(self.cluster.apply(change.clone()));
         }

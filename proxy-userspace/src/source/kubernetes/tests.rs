@@ -54,6 +54,7 @@ impl Running {
                 Change::Listed(..) => {}
                 Change::Applied(object) => return format!("+ {}", name(object)),
                 Change::Deleted(reference) => return format!("- {}", reference.name),
+                Change::Whole(whole) => return format!("whole {whole}"),
                 Change::Unreadable(reject) => return format!("! {} {}", reject.object.name, reject.field),
             }
         }

@@ -57,6 +57,8 @@ pub(super) struct Folder {
     writing: BTreeMap<String, Instant>,
     /// Files that are gone, since when.
     vanished: BTreeMap<String, Instant>,
+    /// Files of which part could not be read.
+    broken: BTreeSet<String>,
     /// The folder itself was missing or unreadable the last time.
     missing: bool,
 }
@@ -69,8 +71,14 @@ impl Folder {
             read: BTreeMap::new(),
             writing: BTreeMap::new(),
             vanished: BTreeMap::new(),
+            broken: BTreeSet::new(),
             missing: false,
         }
+    }
+
+    /// Whether every file could be read to the end.
+    pub(super) fn is_whole(&self) -> bool {
+        self.broken.is_empty()
     }
 
     /// After how long [`Self::catch_up`] has something to do without a new event.
@@ -132,6 +140,7 @@ impl Folder {
             if self.path.join(&name).exists() {
                 self.look_at(&name, &mut changes);
             } else {
+                self.broken.remove(&name);
                 let effects = self.ledger.remove(&name);
                 changes.extend(effects.changes);
                 self.reread(effects.reread, &mut changes);
@@ -201,6 +210,11 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.vanish(name),
             Err(error) => Reading::unreadable_file(name, &format!("cannot be read: {error}")),
         };
+        if reading.broken || !reading.unreadable.is_empty() {
+            self.broken.insert(name.to_owned());
+        } else {
+            self.broken.remove(name);
+        }
         let effects = self.ledger.update(name, reading);
         changes.extend(effects.changes);
         self.reread(effects.reread, changes);

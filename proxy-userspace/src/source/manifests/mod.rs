@@ -82,7 +82,8 @@ impl Manifests {
         let mut watch = Watch::open(&path);
         let mut folder = Folder::new(path.clone());
         let first = folder.scan(false).map_err(|source| SourceError::Folder { folder: path, source })?;
-        for change in ledger::lists(first) {
+        let mut whole = folder.is_whole();
+        for change in std::iter::once(Change::Whole(whole)).chain(ledger::lists(first)) {
             if send(&changes, change).await == Err(Closed) {
                 return Ok(());
             }
@@ -105,7 +106,9 @@ impl Manifests {
             });
             let found;
             (watch, folder, found) = work.await.expect("reading manifests does not panic");
-            for change in found {
+            let news = (folder.is_whole() != whole).then(|| Change::Whole(folder.is_whole()));
+            whole = folder.is_whole();
+            for change in found.into_iter().chain(news) {
                 if send(&changes, change).await == Err(Closed) {
                     return Ok(());
                 }
