@@ -268,7 +268,8 @@ fn what_exists_but_cannot_be_read_is_not_taken_for_absent() {
     let mut cluster = Cluster::new("node-a");
     let object = ObjectRef::new(Kind::Service, "default", "web");
     let problem = Problem::Undecodable("no number".to_owned());
-    let unreadable = Object::Unreadable(Box::new(Reject { object: object.clone(), field: String::new(), problem }));
+    let unreadable =
+        Object::Unreadable(Box::new(Reject { object: object.clone(), field: String::new(), problem }));
     assert!(cluster.is_whole());
     cluster.apply(Change::Listed(Kind::Service, vec![unreadable.clone()]));
     assert!(!cluster.is_whole(), "it may have been served by an earlier process");

@@ -215,7 +215,9 @@ impl Controller {
         if whole {
             self.extent = Extent::Changes;
         } else if !self.synced {
-            warn!("not all objects can be read: what an earlier process served and nobody mentions now stays");
+            warn!(
+                "not all objects can be read: what an earlier process served and nobody mentions now stays"
+            );
         }
         self.synced = true;
         let operations = plan.operations.len();

@@ -71,14 +71,15 @@ impl Datapath {
         let pins = Pins::new(&settings.bpffs_root);
         pins.create()?;
         let lock = pins.lock()?;
-        let (mut ebpf, programs) = programs::load(settings, &pins)?;
+        let mut programs = programs::load(settings, &pins)?;
+        let ebpf = programs.object();
         let datapath = Self {
-            frontends: contents::map(&mut ebpf, proxy_common::layout::map::FRONTENDS)?,
-            services: MappedArray::of(&mut ebpf, proxy_common::layout::map::SERVICES)?,
-            backends: MappedArray::of(&mut ebpf, proxy_common::layout::map::BACKENDS)?,
-            node_addresses: contents::map(&mut ebpf, proxy_common::layout::map::NODE_ADDRESSES)?,
-            counters: Some(Counters::new(contents::map(&mut ebpf, proxy_common::layout::map::COUNTERS)?)),
-            programs: programs.finish(ebpf)?,
+            frontends: contents::map(ebpf, proxy_common::layout::map::FRONTENDS)?,
+            services: MappedArray::of(ebpf, proxy_common::layout::map::SERVICES)?,
+            backends: MappedArray::of(ebpf, proxy_common::layout::map::BACKENDS)?,
+            node_addresses: contents::map(ebpf, proxy_common::layout::map::NODE_ADDRESSES)?,
+            counters: Some(Counters::new(contents::map(ebpf, proxy_common::layout::map::COUNTERS)?)),
+            programs,
             _lock: lock,
         };
         // Slots that the last process gave up may still be in use by a program that runs right now.

@@ -43,22 +43,7 @@ const PINNED_MAPS: [&str; 8] = [
 pub struct Programs {
     ebpf: Ebpf,
     pins: Pins,
-    can_set_errno: bool,
     frontends_capacity: u32,
-}
-
-/// Programs before their maps were taken out.
-pub(super) struct Loaded {
-    pins: Pins,
-    can_set_errno: bool,
-    frontends_capacity: u32,
-}
-
-impl Loaded {
-    pub(super) fn finish(self, ebpf: Ebpf) -> Result<Programs> {
-        let Self { pins, can_set_errno, frontends_capacity } = self;
-        Ok(Programs { ebpf, pins, can_set_errno, frontends_capacity })
-    }
 }
 
 /// What [`Programs::attach`] did.
@@ -71,29 +56,27 @@ pub struct Attached {
 }
 
 /// Loads and verifies the programs, with maps from the pins where there are some.
-pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<(Ebpf, Loaded)> {
+pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<Programs> {
     let cookie = kernel::netns_cookie()?;
     let with = |can_set_errno: bool| load_with(settings, pins, cookie, can_set_errno);
-    let (ebpf, can_set_errno) = match with(true) {
-        Ok(ebpf) => (ebpf, true),
-        Err(first) => match with(false) {
-            Ok(ebpf) => {
-                debug!(%first, "the programs do not load with bpf_set_retval");
-                warn!(
-                    "this kernel cannot refuse a connection from a socket hook (Linux 6.1 can): connections to \
-                     Services without endpoints are left to time out"
-                );
-                (ebpf, false)
-            }
-            // The second attempt is the simpler one: its failure is not about that helper.
-            Err(second) => return Err(second),
-        },
+    let ebpf = match with(true) {
+        Ok(ebpf) => ebpf,
+        Err(first) => {
+            // If this fails as well it is not about that helper, and the simpler attempt says what it is about.
+            let ebpf = with(false)?;
+            debug!(%first, "the programs do not load with bpf_set_retval");
+            warn!(
+                "this kernel cannot refuse a connection from a socket hook (Linux 6.1 can): connections to Services \
+                 without endpoints are left to time out"
+            );
+            ebpf
+        }
     };
     let frontends_capacity = MapData::from_pin(pins.map(map::FRONTENDS))
         .and_then(|map| map.info())
         .context("asking about the frontends map")?
         .max_entries();
-    Ok((ebpf, Loaded { pins: pins.clone(), can_set_errno, frontends_capacity }))
+    Ok(Programs { ebpf, pins: pins.clone(), frontends_capacity })
 }
 
 fn load_with(settings: &Settings, pins: &Pins, cookie: Option<u64>, can_set_errno: bool) -> Result<Ebpf> {
@@ -182,17 +165,11 @@ fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockA
 }
 
 impl Programs {
-    /// Whether refusals carry an errno.
-    #[must_use]
-    pub fn can_set_errno(&self) -> bool {
-        self.can_set_errno
-    }
-
     pub(super) fn frontends_capacity(&self) -> u32 {
         self.frontends_capacity
     }
 
-    /// The object, for the log reader.
+    /// The object: its maps, and its log.
     pub fn object(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
