@@ -1,0 +1,128 @@
+//! Keys and values of every map: the layout the controller writes and the programs read.
+//!
+//! Every type is `repr(C)` without padding (checked below, at compile time) and holds no niche: any bit
+//! pattern is a value, so a map written by another build can be read without undefined behaviour.
+//! Addresses and ports are in network byte order, everything else in the host's.
+//!
+//! # How a Service is published
+//!
+//! ```text
+//! frontends HASH            services ARRAY (mapped)         backends ARRAY (mapped)
+//! VIP:port/proto ──► id ──► sets u64: start, lengths  ──►   start .. cluster ..│.. local ..
+//! ```
+//!
+//! A changed endpoint set is written to backend slots nobody reads, then published by **one atomic 64-bit
+//! store** to the service's `sets` word. All frontends of the service switch in that instant, and a reader
+//! sees the old list or the new one, never a mix. Old slots and ids are reused only after an RCU grace period.
+
+mod client;
+mod counter;
+mod frontend;
+mod seal;
+mod service;
+
+pub use client::{Affinity, AffinityKey, Origin, Sender, SenderKey, client_kind, origin_flag};
+pub use counter::Counter;
+pub use frontend::{Frontend, FrontendKey, frontend_kind, scope};
+pub use service::{Backend, Range, Service, Sets, Traits, backend_flag};
+
+/// Version of everything in this file. Pinned maps live in a folder named after it, so that a build with
+/// another layout never reads ours.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of maps, in the object file and under the pin folder.
+pub mod map {
+    /// [`super::FrontendKey`] → [`super::Frontend`], a hash.
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// Service id → [`super::Service`], an array the controller maps into its memory.
+    pub const SERVICES: &str = "SERVICES";
+    /// Slot → [`super::Backend`], an array the controller maps into its memory.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// [`super::Address`] → flags (0), a hash: the node's own addresses that answer NodePorts.
+    pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// [`super::AffinityKey`] → [`super::Affinity`], an LRU hash written by the programs.
+    pub const AFFINITY: &str = "AFFINITY";
+    /// Socket → [`super::Origin`], socket storage written by the programs.
+    pub const ORIGINS: &str = "ORIGINS";
+    /// [`super::SenderKey`] → [`super::Sender`], an LRU hash written by the programs.
+    pub const SENDERS: &str = "SENDERS";
+    /// [`super::Counter`] → u64 per CPU, an array.
+    pub const COUNTERS: &str = "COUNTERS";
+}
+
+/// Names of programs in the object file; the hook they attach to has the same name.
+pub mod program {
+    /// All of them, in the order in which they are attached: what undoes a translation comes before what
+    /// translates, so that no socket ever sees half of the pair.
+    pub const ALL: [&str; 8] = [
+        "recvmsg4",
+        "recvmsg6",
+        "getpeername4",
+        "getpeername6",
+        "sendmsg4",
+        "sendmsg6",
+        "connect4",
+        "connect6",
+    ];
+}
+
+/// Names of the constants that the loader sets in the programs.
+pub mod constant {
+    /// u64: SO_NETNS_COOKIE of the host's network namespace; 0 where the kernel cannot tell (before 5.14),
+    /// which stands for the initial namespace.
+    pub const HOST_NETNS_COOKIE: &str = "HOST_NETNS_COOKIE";
+    /// u8: 1 where `bpf_set_retval` may be called from the sock_addr hooks (6.1).
+    pub const CAN_SET_ERRNO: &str = "CAN_SET_ERRNO";
+    /// u8: 1 to log decisions through aya-log.
+    pub const LOG_DECISIONS: &str = "LOG_DECISIONS";
+}
+
+/// Default capacity of [`map::FRONTENDS`].
+pub const DEFAULT_FRONTENDS: u32 = 131_072;
+/// Default capacity of [`map::SERVICES`]: service ports times families. 16 bytes each.
+pub const DEFAULT_SERVICES: u32 = 131_072;
+/// Default capacity of [`map::BACKENDS`]. 24 bytes each, allocated by the kernel at start.
+pub const DEFAULT_BACKENDS: u32 = 524_288;
+/// Capacity of [`map::NODE_ADDRESSES`].
+pub const NODE_ADDRESSES: u32 = 4_096;
+/// Capacity of [`map::AFFINITY`].
+pub const AFFINITY_ROWS: u32 = 65_536;
+/// Capacity of [`map::SENDERS`].
+pub const SENDER_ROWS: u32 = 16_384;
+
+/// IP protocol numbers the programs know (IANA "Assigned Internet Protocol Numbers").
+pub mod protocol {
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// Declares a map type: plain bytes, of the size and alignment given, which leaves no room for padding
+/// because the fields' sizes are summed up.
+macro_rules! map_type {
+    ($(#[$meta:meta])* pub struct $name:ident [$size:literal] { $($(#[$fmeta:meta])* $field:ident: $ty:ty,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name { $($(#[$fmeta])* pub $field: $ty,)* }
+
+        const _: () = assert!(size_of::<$name>() == $size);
+        const _: () = assert!(0 $(+ size_of::<$ty>())* == $size);
+
+        // SAFETY: repr(C), Copy, without padding (just asserted) and without niches: every field is an
+        // integer or a transparent or repr(C) wrapper of integers.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $name {}
+    };
+}
+use map_type;
+
+// SAFETY: repr(C) around four integers.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for crate::address::Address {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! A service's snapshot and properties, one word each, and its backends.
+
+use super::map_type;
+use crate::address::{Address, Port};
+
+map_type! {
+    /// One service port of one family. Both words are written and read as single 64-bit accesses.
+    pub struct Service [16] {
+        /// [`Sets`].
+        sets: u64,
+        /// [`Traits`].
+        traits: u64,
+    }
+}
+
+/// Where a service's backends are: a snapshot in one word.
+///
+/// Bits 0..30 the first slot; bit 30 whether internalTrafficPolicy is Local; bit 31 whether any endpoint
+/// exists anywhere in the cluster; bits 32..48 the length of the cluster set, bits 48..64 that of the local
+/// set, which follows it. The policy stands here rather than in the frontends so that it changes in the same
+/// instant as the sets it chooses between.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Sets(pub u64);
+
+/// A run of backend slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// The first slot.
+    pub start: u32,
+    /// How many.
+    pub len: u32,
+}
+
+impl Sets {
+    /// The longest set that fits: 65,535 endpoints.
+    pub const MAX_LEN: usize = u16::MAX as usize;
+    /// One more than the highest slot that fits.
+    pub const MAX_SLOTS: u32 = 1 << 30;
+    /// A service without endpoints.
+    pub const EMPTY: Self = Self(0);
+
+    const INTERNAL_LOCAL: u64 = 1 << 30;
+    const ANY_ENDPOINT: u64 = 1 << 31;
+
+    /// Packs a snapshot; `start` below [`Sets::MAX_SLOTS`].
+    pub const fn new(start: u32, cluster: u16, local: u16) -> Self {
+        assert!(start < Self::MAX_SLOTS);
+        Self(start as u64 | (cluster as u64) << 32 | (local as u64) << 48)
+    }
+
+    /// The same, with the word on whether an endpoint exists anywhere.
+    #[must_use]
+    pub const fn with_any_endpoint(self, any: bool) -> Self {
+        if any { Self(self.0 | Self::ANY_ENDPOINT) } else { Self(self.0 & !Self::ANY_ENDPOINT) }
+    }
+
+    /// The same, with internalTrafficPolicy Local or Cluster.
+    #[must_use]
+    pub const fn with_internal_local(self, local: bool) -> Self {
+        if local { Self(self.0 | Self::INTERNAL_LOCAL) } else { Self(self.0 & !Self::INTERNAL_LOCAL) }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 30 bits")]
+    const fn start(self) -> u32 {
+        (self.0 & (Self::MAX_SLOTS - 1) as u64) as u32
+    }
+
+    /// Backends by the Cluster policy.
+    #[inline(always)]
+    pub const fn cluster(self) -> Range {
+        Range { start: self.start(), len: (self.0 >> 32 & 0xffff) as u32 }
+    }
+
+    /// Backends by the Local policy.
+    #[inline(always)]
+    pub const fn local(self) -> Range {
+        Range { start: self.start() + self.cluster().len, len: (self.0 >> 48) as u32 }
+    }
+
+    /// Both sets: every slot the snapshot owns.
+    pub const fn all(self) -> Range {
+        Range { start: self.start(), len: self.cluster().len + self.local().len }
+    }
+
+    /// Whether the service has an endpoint somewhere, though perhaps none for this caller. kube-proxy
+    /// rejects where there is none at all and drops where there is none here.
+    #[inline(always)]
+    pub const fn any_endpoint(self) -> bool {
+        self.0 & Self::ANY_ENDPOINT != 0
+    }
+
+    /// Whether the ClusterIP leads to the local set (internalTrafficPolicy Local).
+    #[inline(always)]
+    pub const fn internal_local(self) -> bool {
+        self.0 & Self::INTERNAL_LOCAL != 0
+    }
+}
+
+/// Properties of a service in one word: bits 0..32 the ClientIP affinity timeout in seconds, 0 for none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Traits(pub u64);
+
+impl Traits {
+    /// Packs; `affinity_seconds` 0 for no affinity, else 1..=86400.
+    pub const fn new(affinity_seconds: u32) -> Self {
+        Self(affinity_seconds as u64)
+    }
+
+    /// The ClientIP affinity timeout in seconds, 0 for none.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+    pub const fn affinity_seconds(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+map_type! {
+    /// Where connections go. Within a set, sorted by [`Backend::rank`].
+    pub struct Backend [24] {
+        /// The endpoint's address.
+        address: Address,
+        /// The endpoint's port.
+        port: Port,
+        /// Bits of [`backend_flag`].
+        flags: u16,
+        /// Zero. Array elements are 8-byte aligned anyway.
+        reserved: u32,
+    }
+}
+
+/// Bits of [`Backend::flags`].
+pub mod backend_flag {
+    /// The endpoint's nodeName is this node.
+    pub const LOCAL: u16 = 1;
+}
+
+impl Backend {
+    /// The order of backends within a set.
+    #[inline(always)]
+    pub const fn rank(&self) -> (u64, u64, u16) {
+        let (high, low) = self.address.rank();
+        (high, low, self.port.wire())
+    }
+
+    /// Whether this is the endpoint at `address`:`port`.
+    #[inline(always)]
+    pub fn is_at(&self, address: &Address, port: Port) -> bool {
+        self.address == *address && self.port == port
+    }
+}
