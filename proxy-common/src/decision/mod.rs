@@ -6,8 +6,8 @@
 //!
 //! - [`frontend`]: is this destination a Service's?
 //! - [`choice`]: which backend, by endpoint set and affinity;
-//! - [`connect`]: what a connect() gets;
-//! - [`datagram`]: what a datagram of an unconnected socket gets;
+//! - [`mod@connect`]: what a connect() gets;
+//! - [`mod@datagram`]: what a datagram of an unconnected socket gets;
 //! - [`reverse`]: under which name a socket sees its peer.
 //!
 //! Everything is `inline(always)`: the BPF target passes at most five arguments and no structures.

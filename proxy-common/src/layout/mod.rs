@@ -38,7 +38,7 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// Slot → [`super::Backend`], an array the controller maps into its memory.
     pub const BACKENDS: &str = "BACKENDS";
-    /// [`super::Address`] → flags (0), a hash: the node's own addresses that answer NodePorts.
+    /// [`crate::address::Address`] → flags (0), a hash: the node's own addresses that answer NodePorts.
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
     /// [`super::AffinityKey`] → [`super::Affinity`], an LRU hash written by the programs.
     pub const AFFINITY: &str = "AFFINITY";

@@ -2,7 +2,7 @@
 //!
 //! Ownership: the pin is the only owner of a map or link. This process may die at any instruction; what is
 //! pinned goes on serving. [`Datapath::open`] therefore begins with what it finds, and nothing here detaches on
-//! drop. [`remove`] does, for `kubeshunt cleanup`.
+//! drop. [`Pins::remove`] does, for `kubeshunt cleanup`.
 //!
 //! - [`pins`]: the folder, its lock and its names;
 //! - [`programs`]: loading, attaching, replacing;
