@@ -165,7 +165,7 @@ pub fn version(bpffs_root: &Path) -> Result<std::path::PathBuf> {
     found.with_context(|| format!("nothing is pinned below {}", bpffs_root.display()))
 }
 
-fn open_pin(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_pin(path: &Path) -> Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes()).context("a pin's path holds a zero byte")?;
     let mut attr = attribute();
     attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
@@ -183,7 +183,7 @@ fn program_by_id(id: u32) -> Result<OwnedFd> {
 }
 
 /// Has the kernel fill in what it knows of an object; `T` must be the structure of its kind.
-fn info<T>(object: &OwnedFd, into: &mut T) -> Result<()> {
+pub(crate) fn info<T>(object: &OwnedFd, into: &mut T) -> Result<()> {
     let mut attr = attribute();
     attr.info.bpf_fd = object.as_raw_fd().cast_unsigned();
     attr.info.info = std::ptr::from_mut(into) as u64;

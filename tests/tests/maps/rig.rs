@@ -1,0 +1,77 @@
+//! A datapath on pins and a cgroup of its own, and the same maps by their pins.
+//!
+//! Invariant: programs are loaded, as always, but never attached: nobody reads the maps but the test.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use kubeshunt_tests::pinned::PinnedMap;
+use kubeshunt_tests::{Node, Testbed};
+use proxy_common::layout::map;
+use proxy_userspace::datapath::pins::Pins;
+use proxy_userspace::datapath::{Datapath, Settings};
+use proxy_userspace::plan::Capacity;
+
+/// Fields are dropped in order: the datapath first, the testbed last.
+pub(crate) struct Rig {
+    datapath: Option<Datapath>,
+    settings: Settings,
+    _node: Node,
+    _bed: Testbed,
+}
+
+impl Rig {
+    /// Fresh maps of these sizes.
+    pub(crate) fn new(capacity: Capacity) -> Result<Self> {
+        let bed = Testbed::new()?;
+        let node = bed.node("node-a")?;
+        let settings = Settings {
+            cgroup_root: node.cgroup().path().to_owned(),
+            bpffs_root: node.pins().to_owned(),
+            capacity,
+            log_decisions: false,
+        };
+        let datapath = Some(Datapath::open(&settings)?);
+        Ok(Self { datapath, settings, _node: node, _bed: bed })
+    }
+
+    pub(crate) fn datapath(&mut self) -> &mut Datapath {
+        self.datapath.as_mut().expect("taken only within reopen")
+    }
+
+    /// Lets go of everything and opens what is pinned, as the next process does.
+    pub(crate) fn reopen(&mut self) -> Result<()> {
+        self.datapath = None;
+        self.datapath = Some(Datapath::open(&self.settings)?);
+        Ok(())
+    }
+
+    /// Where a map is pinned.
+    pub(crate) fn pin(&self, name: &str) -> PathBuf {
+        Pins::new(&self.settings.bpffs_root).map(name)
+    }
+
+    /// A map by its pin, through system calls only.
+    pub(crate) fn pinned(&self, name: &str) -> Result<PinnedMap> {
+        PinnedMap::open(&self.pin(name)).with_context(|| name.to_owned())
+    }
+}
+
+/// The controller's maps by their pins.
+pub(crate) struct Pinned {
+    pub(crate) frontends: PinnedMap,
+    pub(crate) services: PinnedMap,
+    pub(crate) backends: PinnedMap,
+    pub(crate) node_addresses: PinnedMap,
+}
+
+impl Pinned {
+    pub(crate) fn of(rig: &Rig) -> Result<Self> {
+        Ok(Self {
+            frontends: rig.pinned(map::FRONTENDS)?,
+            services: rig.pinned(map::SERVICES)?,
+            backends: rig.pinned(map::BACKENDS)?,
+            node_addresses: rig.pinned(map::NODE_ADDRESSES)?,
+        })
+    }
+}
