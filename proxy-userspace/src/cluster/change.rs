@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::api;
+use super::printable::Printable;
 use super::reject::Reject;
 
 /// One step from one state of the cluster to the next.
@@ -96,10 +97,11 @@ impl ObjectRef {
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (namespace, name) = (Printable(&self.namespace), Printable(&self.name));
         if self.namespace.is_empty() {
-            write!(f, "{} {}", self.kind, self.name)
+            write!(f, "{} {name}", self.kind)
         } else {
-            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+            write!(f, "{} {namespace}/{name}", self.kind)
         }
     }
 }

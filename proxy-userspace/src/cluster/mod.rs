@@ -14,6 +14,7 @@ pub mod api;
 pub mod change;
 pub mod ingest;
 pub mod model;
+pub mod printable;
 pub mod reject;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use super::change::ObjectRef;
 use super::model::Family;
+use super::printable::Printable;
 
 /// One thing that was not taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.object)?;
         if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
+            write!(f, "{}: ", Printable(&self.field))?;
         }
         write!(f, "{}", self.problem)
     }
@@ -157,10 +158,11 @@ impl fmt::Display for Problem {
             Self::NoAddress => f.write_str("there is no address; the endpoint is left out"),
             Self::NoName => f.write_str("the object has no name; it is left out"),
             Self::Undecodable(message) => {
-                write!(f, "{message}; the last good version of the object, if any, stays")
+                write!(f, "{}; the last good version of the object, if any, stays", Printable(message))
             }
-            Self::Manifest(message) => f.write_str(message),
+            Self::Manifest(message) => write!(f, "{}", Printable(message)),
             Self::DefinedTwice { first, second } => {
+                let (first, second) = (Printable(first), Printable(second));
                 write!(
                     f,
                     "defined in {first} and again in {second}; the one in {first} counts, remove the other"

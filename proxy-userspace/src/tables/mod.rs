@@ -13,6 +13,7 @@ use crate::{
     cluster::{
         Cluster,
         model::{Endpoint, Family, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
+        printable::Printable,
     },
     policy,
 };
@@ -33,7 +34,8 @@ pub struct PortName {
 impl std::fmt::Display for PortName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let colon = if self.port.is_empty() { "" } else { ":" };
-        write!(f, "{}{colon}{}/{} ({})", self.service, self.port, self.protocol, self.family)
+        let port = Printable(&self.port);
+        write!(f, "{}{colon}{port}/{} ({})", self.service, self.protocol, self.family)
     }
 }
 
