@@ -1,5 +1,5 @@
 // The real kube-apiserver, kubectl and etcd that the integration tests run, built from source: this
-// module only pins them. `tests/src/apiserver.rs` builds them once and keeps them in a cache.
+// module only pins them. `tests/src/apiserver/` builds them once and keeps them in a cache.
 // To move to another release, change v1.36.3 and v0.36.3 everywhere, then run `go mod tidy`.
 module kubeshunt.test/apiserver
 

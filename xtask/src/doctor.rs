@@ -116,9 +116,9 @@ fn findings() -> Vec<Finding> {
         finding(
             "bpf()",
             Need::Run,
-            facts::bpf_works()
-                .map(|()| "works".to_owned())
-                .map_err(|why| format!("{why}; run as root, in a container with CAP_BPF and CAP_NET_ADMIN")),
+            facts::bpf_works().map(|()| "works".to_owned()).map_err(|why| {
+                format!("{why}; run as root, in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN")
+            }),
         ),
         finding(
             "API server",

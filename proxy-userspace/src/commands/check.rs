@@ -114,6 +114,7 @@ fn findings(place: &Place) -> Vec<Finding> {
 /// Capability numbers of `include/uapi/linux/capability.h`.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 fn rights() -> Finding {
@@ -129,6 +130,7 @@ fn rights() -> Finding {
     let missing: Vec<&str> = [
         (has(CAP_BPF) || has(CAP_SYS_ADMIN), "CAP_BPF"),
         (has(CAP_NET_ADMIN) || has(CAP_SYS_ADMIN), "CAP_NET_ADMIN"),
+        (has(CAP_PERFMON) || has(CAP_SYS_ADMIN), "CAP_PERFMON"),
     ]
     .into_iter()
     .filter_map(|(has, name)| (!has).then_some(name))

@@ -145,13 +145,15 @@ fn verify(
     Ok(ebpf)
 }
 
-/// Adds what to do to an error that means missing rights.
+/// Adds what to do to an error that means missing rights. CAP_PERFMON is among them because the verifier allows
+/// arithmetic on stack pointers in loops only to who has it, as a precaution against speculative execution.
 fn missing_right(error: anyhow::Error) -> anyhow::Error {
     let denied = error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
     });
     if denied {
-        error.context("needs CAP_BPF and CAP_NET_ADMIN, or root (CAP_SYS_ADMIN before Linux 5.8)")
+        error
+            .context("needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root (CAP_SYS_ADMIN before Linux 5.8)")
     } else {
         error
     }

@@ -5,3 +5,4 @@ mod commands;
 mod life;
 mod mistakes;
 mod observability;
+mod rights;
