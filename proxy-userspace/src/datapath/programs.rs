@@ -46,7 +46,7 @@ pub struct Programs {
     frontends_capacity: u32,
 }
 
-/// What [`Programs::attach`] did.
+/// What attaching did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attached {
     /// Hooks attached anew.
