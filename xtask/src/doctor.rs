@@ -93,6 +93,11 @@ fn findings() -> Vec<Finding> {
                 &format!("version {} is needed; run: cargo xtask setup", facts::BPF_LINKER),
             ),
         ),
+        finding(
+            "rustfmt and clippy",
+            Need::Extra,
+            yes(facts::has_lint_tools(), "beside cargo", "run: rustup component add rustfmt clippy"),
+        ),
         finding("root", Need::Run, yes(facts::is_root(), "yes", "run as root (sudo -E cargo xtask …)")),
         finding(
             "kernel types (BTF)",

@@ -62,6 +62,12 @@ pub(crate) fn version(program: &str, argument: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }
 
+/// rustfmt and clippy, which a minimal toolchain lacks; rustup's own stand-ins for them are always there.
+pub(crate) fn has_lint_tools() -> bool {
+    let folder = env::var_os("CARGO").map(PathBuf::from).and_then(|cargo| cargo.parent().map(Path::to_owned));
+    folder.is_none_or(|folder| ["cargo-fmt", "cargo-clippy"].iter().all(|tool| folder.join(tool).is_file()))
+}
+
 /// A bpf-linker of the right version that runs (it is bound to a libLLVM that may have gone).
 pub(crate) fn bpf_linker() -> Option<String> {
     version("bpf-linker", "--version").filter(|text| text.contains(BPF_LINKER))

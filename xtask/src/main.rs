@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Build => setup::run().and_then(|()| build::release()).map(|()| true),
-        Command::Setup => setup::run().map(|()| true),
+        Command::Setup => setup::run().and_then(|()| setup::lint_tools()).map(|()| true),
         Command::Doctor => doctor::run(),
     };
     match result {

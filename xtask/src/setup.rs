@@ -69,6 +69,20 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// Installs what checking the source needs beyond building it.
+///
+/// # Errors
+/// When it cannot be installed.
+pub(crate) fn lint_tools() -> Result<()> {
+    if facts::has_lint_tools() || facts::which("rustup").is_none() {
+        return Ok(());
+    }
+    progress::quietly(
+        "install rustfmt and clippy (undo: rustup component remove rustfmt clippy)",
+        Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]),
+    )
+}
+
 /// Does the package manager know all packages? Asks for fresh lists if it does not.
 fn packages_known() -> Result<bool> {
     if candidates_exist()? {

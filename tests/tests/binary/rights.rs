@@ -69,3 +69,18 @@ fn none_of_them_can_be_spared_and_the_message_names_it() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_is_pinned_is_for_its_owner_only() -> Result<()> {
+    let stage = Stage::serving(1)?;
+    let version = fs::read_dir(stage.node.pins())?.next().context("a folder for the version")??.path();
+    for folder in [version.clone(), version.join("maps"), version.join("links")] {
+        let mode = fs::metadata(&folder)?.permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{}", folder.display());
+        for entry in fs::read_dir(&folder)? {
+            let mode = entry?.metadata()?.permissions().mode();
+            assert_eq!(mode & 0o077, 0, "in {}", folder.display());
+        }
+    }
+    Ok(())
+}

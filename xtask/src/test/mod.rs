@@ -52,6 +52,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let rungs: Vec<&'static Rung> = RUNGS.iter().filter(wanted).collect();
     println!("Preparing");
     setup::run()?;
+    setup::lint_tools()?;
     let mut outcomes = Vec::new();
     let mut built = false;
     for rung in rungs {
