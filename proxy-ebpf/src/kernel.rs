@@ -13,12 +13,14 @@ use proxy_common::{
     address::Address,
     decision::{Caller, Tables},
     layout::{
-        Affinity, AffinityKey, Backend, Counter, Frontend, FrontendKey, Origin, Sender, SenderKey, Sets,
-        Traits,
+        Affinity, AffinityKey, Backend, Counter, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey,
+        Sets, Traits,
     },
 };
 
-use crate::maps::{AFFINITY, BACKENDS, COUNTERS, FRONTENDS, NODE_ADDRESSES, ORIGINS, SENDERS, SERVICES};
+use crate::maps::{
+    AFFINITY, BACKENDS, COUNTERS, FRONTENDS, NODE_ADDRESSES, ORIGINS, REVISION, SENDERS, SERVICES,
+};
 
 /// `TCP_ESTABLISHED`, which a connected UDP socket is in as well (`include/net/tcp_states.h`).
 const ESTABLISHED: u32 = 1;
@@ -66,6 +68,16 @@ impl Tables for Maps {
         // SAFETY: the verifier checked the pointer. The element may change while it is copied; the seal
         // tells (`Frontend::sealed`).
         Some(unsafe { ptr::read_volatile(value) })
+    }
+
+    #[inline(always)]
+    fn revision(&self) -> Revision {
+        match REVISION.get_ptr(0) {
+            // SAFETY: the verifier checked the pointer; volatile and 8-byte aligned, so one load.
+            Some(value) => Revision(unsafe { ptr::read_volatile(value) }),
+            // There is an element 0; an odd revision would not be believed anyway.
+            None => Revision(1),
+        }
     }
 
     #[inline(always)]

@@ -27,6 +27,9 @@ pub static SERVICES: Array<Service, { layout::DEFAULT_SERVICES as usize }, MMAPA
 pub static BACKENDS: Array<Backend, { layout::DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
+pub static REVISION: Array<u64, 1, MMAPABLE> = Array::new();
+
+#[btf_map]
 pub static NODE_ADDRESSES: HashMap<Address, u32, { layout::NODE_ADDRESSES as usize }, NO_PREALLOC> =
     HashMap::new();
 

@@ -236,6 +236,33 @@ fn a_snapshot_word_that_comes_back_with_other_backends_is_not_trusted() {
 }
 
 #[test]
+fn an_unconnected_socket_follows_its_frontend_to_another_service() {
+    let mut maps = maps(&[(0..5, 0), (100..105, 0)]);
+    let socket = Socket::new(1, 9);
+    let vip = to(VIP0, 80, protocol::UDP);
+    let first = send(&maps, &socket, &vip);
+    // The frontend becomes another service's; its old one lives on, unchanged.
+    maps.revision = maps.revision.next();
+    assert!(
+        decision::datagram(&maps, &socket, &vip).1,
+        "while frontends change nobody trusts what he remembers"
+    );
+    put(&mut maps, VIP0, 80, protocol::UDP, scope::VIP, 1, frontend_kind::CLUSTER_IP);
+    maps.revision = maps.revision.next();
+    let second = send(&maps, &socket, &vip);
+    assert!((100..105).any(|n| backend(n).address == second.0), "{second:?}, before {first:?}");
+    assert!(!decision::datagram(&maps, &socket, &vip).1, "from now on it is remembered again");
+
+    // Somebody else's frontend changes: the backend stays.
+    maps.revision = maps.revision.next().next();
+    assert_eq!(send(&maps, &socket, &vip), second);
+    // The frontend goes away: the destination is nobody's.
+    maps.frontends.retain(|key, _| key.address != address(VIP0));
+    maps.revision = maps.revision.next().next();
+    assert_eq!(decision::datagram(&maps, &socket, &vip).0, Outcome::Pass);
+}
+
+#[test]
 fn a_socket_that_alternates_between_services_gets_each_answer_from_the_name_it_asked() {
     let maps = maps(&[(0..5, 0), (100..105, 0)]);
     let socket = Socket::new(1, 9);

@@ -16,6 +16,8 @@ pub fn connect(tables: &impl Tables, caller: &impl Caller, destination: &Destina
         Err(refusal) => return refusal,
     };
     let origin = Origin {
+        // Of no use to a connected socket, which does not choose again.
+        revision: 0,
         sets: chosen.sets.0,
         vip: destination.address,
         backend: chosen.backend.address,

@@ -2,19 +2,24 @@
 //!
 //! A socket keeps its backend for as long as the service has it, as it would under kube-proxy, where
 //! conntrack pins the flow: DNS over one socket, or QUIC, would break otherwise. The usual datagram costs no
-//! hash look-up: the socket's origin says what was chosen, and the service's `sets` word that nothing changed.
+//! hash look-up: the socket's origin says what was chosen, and the revision and the service's `sets` word that
+//! neither the frontends nor the service's endpoints have changed since.
 
 use super::{Caller, Destination, Outcome, Tables, choice, frontend};
-use crate::layout::{Backend, Origin, Range, Sender, SenderKey, Sets, origin_flag};
+use crate::layout::{Backend, Origin, Range, Revision, Sender, SenderKey, Sets, origin_flag};
 
 /// Decides a sendto() or sendmsg() that names its destination, and keeps the socket's origin.
 #[inline(always)]
 pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destination) -> (Outcome, bool) {
     let known = caller.origin().filter(Origin::is_whole);
+    // Before the frontend is looked up: a change in between makes the choice look old, never a stale one new.
+    let revision = tables.revision();
     if let Some(origin) = &known
         && origin.vip == destination.address
         && origin.vip_port == destination.port
         && origin.flags & origin_flag::CONNECTED == 0
+        && Revision(origin.revision) == revision
+        && revision.is_settled()
         && still_there(tables, origin)
     {
         return (Outcome::Translate(origin.backend, origin.backend_port), false);
@@ -24,7 +29,11 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
     // The backend it had, if the service still has it; else a choice that depends on the socket alone, so
     // that a socket which alternates between two services does not wander.
     let sticky = match &known {
-        Some(origin) if origin.vip == destination.address && origin.vip_port == destination.port => {
+        Some(origin)
+            if origin.vip == destination.address
+                && origin.vip_port == destination.port
+                && origin.service == frontend.service =>
+        {
             keep(tables, &frontend, origin)
         }
         _ => None,
@@ -40,6 +49,7 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
         }
     };
     let mut origin = Origin {
+        revision: revision.0,
         sets: chosen.sets.0,
         vip: destination.address,
         backend: chosen.backend.address,

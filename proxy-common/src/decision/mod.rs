@@ -21,7 +21,8 @@ pub mod reverse;
 use crate::{
     address::{Address, Port},
     layout::{
-        Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Sender, SenderKey, Sets, Traits,
+        Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey, Sets,
+        Traits,
     },
 };
 
@@ -33,6 +34,8 @@ pub use reverse::{peer_name, sender_name};
 pub trait Tables {
     /// The frontend under `key`, as read: the caller checks the seal.
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
+    /// Which state of the frontends is in force, read in one access.
+    fn revision(&self) -> Revision;
     /// Whether `address` is one of the node's that answer NodePorts.
     fn is_node_address(&self, address: &Address) -> bool;
     /// A service's snapshot, read in one access.

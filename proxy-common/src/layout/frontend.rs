@@ -82,3 +82,25 @@ const fn seal(key: &FrontendKey, service: u32, kind: u32) -> u32 {
         .wrapping_add(weigh(3, service as u64));
     (sum >> 32) as u32
 }
+
+/// Which state of the frontends map is in force: a count of its changes.
+///
+/// A socket that remembers what a frontend led to trusts that for as long as the revision is the one it saw
+/// before it looked the frontend up. While frontends are being rewritten the revision is odd, and nobody trusts
+/// what he remembers; a controller that dies in the middle leaves it so.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    /// Whether what was looked up under this revision may be used again.
+    #[inline(always)]
+    pub const fn is_settled(self) -> bool {
+        self.0 & 1 == 0
+    }
+
+    /// The next one: odd after even, even after odd.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}

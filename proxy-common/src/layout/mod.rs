@@ -23,7 +23,7 @@ mod service;
 
 pub use client::{Affinity, AffinityKey, Origin, Sender, SenderKey, client_kind, origin_flag};
 pub use counter::Counter;
-pub use frontend::{Frontend, FrontendKey, frontend_kind, scope};
+pub use frontend::{Frontend, FrontendKey, Revision, frontend_kind, scope};
 pub use service::{Backend, Range, Service, Sets, Traits, backend_flag};
 
 /// Version of everything in this file. Pinned maps live in a folder named after it, so that a build with
@@ -38,6 +38,8 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// Slot → [`super::Backend`], an array the controller maps into its memory.
     pub const BACKENDS: &str = "BACKENDS";
+    /// One [`super::Revision`], an array the controller maps into its memory.
+    pub const REVISION: &str = "REVISION";
     /// [`crate::address::Address`] → flags (0), a hash: the node's own addresses that answer NodePorts.
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
     /// [`super::AffinityKey`] → [`super::Affinity`], an LRU hash written by the programs.

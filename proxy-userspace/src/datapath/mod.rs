@@ -25,7 +25,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData};
 use proxy_common::{
     address::Address,
-    layout::{Backend, Frontend, FrontendKey, Service},
+    layout::{Backend, Frontend, FrontendKey, Revision, Service},
 };
 
 use crate::plan::{Capacity, Observed, Operation};
@@ -51,6 +51,7 @@ pub struct Datapath {
     frontends: HashMap<MapData, FrontendKey, Frontend>,
     services: MappedArray<Service>,
     backends: MappedArray<Backend>,
+    revision: MappedArray<u64>,
     node_addresses: HashMap<MapData, Address, u32>,
     counters: Option<Counters>,
     programs: programs::Programs,
@@ -77,6 +78,7 @@ impl Datapath {
             frontends: contents::map(ebpf, proxy_common::layout::map::FRONTENDS)?,
             services: MappedArray::of(ebpf, proxy_common::layout::map::SERVICES)?,
             backends: MappedArray::of(ebpf, proxy_common::layout::map::BACKENDS)?,
+            revision: MappedArray::of(ebpf, proxy_common::layout::map::REVISION)?,
             node_addresses: contents::map(ebpf, proxy_common::layout::map::NODE_ADDRESSES)?,
             counters: Some(Counters::new(contents::map(ebpf, proxy_common::layout::map::COUNTERS)?)),
             programs,
@@ -117,7 +119,8 @@ impl Datapath {
     pub fn observe(&self) -> Result<Observed<'_>> {
         let frontends =
             self.frontends.iter().collect::<Result<Vec<_>, _>>().context("reading the frontends map")?;
-        Ok(Observed { frontends, services: self.services.as_slice() })
+        let revision = Revision(self.revision.as_slice().first().copied().unwrap_or_default());
+        Ok(Observed { frontends, services: self.services.as_slice(), revision })
     }
 
     /// The backends map.
@@ -157,6 +160,7 @@ impl Datapath {
     fn write(&mut self, operation: &Operation) -> Result<()> {
         match operation {
             Operation::RemoveFrontend { key } => absent_is_fine(self.frontends.remove(key))?,
+            Operation::SetRevision { revision } => self.revision.store(0, 0, revision.0)?,
             Operation::WriteBackends { start, backends } => self.backends.write(*start, backends)?,
             Operation::SetTraits { service, traits } => {
                 self.services.store(*service, std::mem::offset_of!(Service, traits), traits.0)?;

@@ -28,10 +28,11 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kubeshunt.bpf.o"));
 
 /// Maps that outlive the process.
-const PINNED_MAPS: [&str; 8] = [
+const PINNED_MAPS: [&str; 9] = [
     map::FRONTENDS,
     map::SERVICES,
     map::BACKENDS,
+    map::REVISION,
     map::NODE_ADDRESSES,
     map::AFFINITY,
     map::ORIGINS,

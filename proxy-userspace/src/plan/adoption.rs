@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use proxy_common::layout::{Frontend, FrontendKey, Range, Service, Sets, Traits};
+use proxy_common::layout::{Frontend, FrontendKey, Range, Revision, Service, Sets, Traits};
 
 use super::{Capacity, Claims, Desired, Draft, Planner};
 use crate::tables::{PortName, PortTable};
@@ -19,6 +19,8 @@ pub struct Observed<'a> {
     pub frontends: Vec<(FrontendKey, Frontend)>,
     /// The services map.
     pub services: &'a [Service],
+    /// The frontends' revision.
+    pub revision: Revision,
 }
 
 /// An id found in the maps.
@@ -43,6 +45,7 @@ impl Planner {
     #[must_use]
     pub fn adopt(capacity: Capacity, observed: Observed<'_>) -> Self {
         let mut planner = Self::new(capacity);
+        planner.revision = observed.revision;
         let mut found: BTreeMap<u32, Vec<FrontendKey>> = BTreeMap::new();
         for (key, frontend) in observed.frontends {
             planner.frontends.insert(key, Claims::found(frontend));

@@ -16,6 +16,8 @@
 //! 4. frontends are put: they lead to published services only;
 //! 5. services that nothing leads to any more are cleared.
 //!
+//! Where frontends change, two more stores enclose that: see [`proxy_common::layout::Revision`].
+//!
 //! Slots and ids given up in a plan are reused only after [`Planner::release`] of its epoch, see [`slab`].
 
 pub mod operation;
@@ -27,7 +29,7 @@ mod claims;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use proxy_common::layout::{Backend, Frontend, FrontendKey, Range, Sets, Traits, scope};
+use proxy_common::layout::{Backend, Frontend, FrontendKey, Range, Revision, Sets, Traits, scope};
 
 use crate::{
     cluster::model::ServiceName,
@@ -77,6 +79,8 @@ pub struct Planner {
     ids: Slab,
     slots: Slab,
     capacity: Capacity,
+    /// The frontends' revision in the map.
+    revision: Revision,
     epoch: u64,
 }
 
@@ -108,6 +112,7 @@ impl Planner {
             ids: Slab::new(capacity.services),
             slots: Slab::new(capacity.backends),
             capacity,
+            revision: Revision(0),
             epoch: 0,
         }
     }
@@ -138,12 +143,8 @@ impl Planner {
         }
         self.settle_frontends(&mut draft);
         self.retire(&mut draft);
-        Plan {
-            epoch: self.epoch,
-            operations: draft.in_order(),
-            problems: draft.problems,
-            unplaced: draft.unplaced,
-        }
+        let (operations, problems, unplaced) = draft.in_order(&mut self.revision);
+        Plan { epoch: self.epoch, operations, problems, unplaced }
     }
 
     /// An RCU grace period has passed that began after the plan of `epoch` was carried out.
@@ -430,13 +431,33 @@ struct Draft {
 }
 
 impl Draft {
-    fn in_order(&mut self) -> Vec<Operation> {
-        let phases = [&mut self.remove, &mut self.write, &mut self.publish, &mut self.put, &mut self.clear];
+    /// All operations, and the revision as they leave it. One found odd is settled in any case: the last process
+    /// died while it changed frontends.
+    fn in_order(mut self, revision: &mut Revision) -> (Vec<Operation>, Vec<Problem>, BTreeSet<ServiceName>) {
+        let mut begin = Vec::new();
+        let mut end = Vec::new();
+        if revision.is_settled() && !(self.remove.is_empty() && self.put.is_empty()) {
+            *revision = revision.next();
+            begin.push(Operation::SetRevision { revision: *revision });
+        }
+        if !revision.is_settled() {
+            *revision = revision.next();
+            end.push(Operation::SetRevision { revision: *revision });
+        }
+        let phases = [
+            &mut begin,
+            &mut self.remove,
+            &mut self.write,
+            &mut self.publish,
+            &mut self.put,
+            &mut end,
+            &mut self.clear,
+        ];
         let mut operations = Vec::with_capacity(phases.iter().map(|phase| phase.len()).sum());
         for phase in phases {
             operations.append(phase);
         }
-        operations
+        (operations, self.problems, self.unplaced)
     }
 }
 

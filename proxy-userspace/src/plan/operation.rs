@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt};
 
 use proxy_common::{
     address::Address,
-    layout::{Backend, Frontend, FrontendKey, Sets, Traits, protocol, scope},
+    layout::{Backend, Frontend, FrontendKey, Revision, Sets, Traits, protocol, scope},
 };
 
 use super::Capacity;
@@ -13,6 +13,11 @@ use crate::{cluster::model::ServiceName, tables::PortName};
 /// One write. Nothing else ever writes to the controller's maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
+    /// Says that frontends are about to change (odd) or have changed (even).
+    SetRevision {
+        /// The word.
+        revision: Revision,
+    },
     /// Deletes a frontend.
     RemoveFrontend {
         /// Which.

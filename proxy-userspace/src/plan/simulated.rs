@@ -16,8 +16,8 @@ use proxy_common::{
     address::{Address, Port},
     decision::{Caller, Tables},
     layout::{
-        Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Sender, SenderKey, Service, Sets,
-        Traits,
+        Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey, Service,
+        Sets, Traits,
     },
 };
 
@@ -32,6 +32,8 @@ pub struct Maps {
     pub services: Vec<Service>,
     /// The backends map.
     pub backends: Vec<Backend>,
+    /// The frontends' revision.
+    pub revision: Revision,
     /// The map of addresses that answer NodePorts.
     pub node_addresses: BTreeSet<Address>,
     /// The affinity map.
@@ -51,6 +53,7 @@ impl Maps {
             frontends: BTreeMap::new(),
             services: vec![Service { sets: 0, traits: 0 }; capacity.services as usize],
             backends: vec![nothing; capacity.backends as usize],
+            revision: Revision(0),
             node_addresses: BTreeSet::new(),
             affinity: RefCell::default(),
             senders: RefCell::default(),
@@ -75,6 +78,7 @@ impl Maps {
                 Operation::RemoveFrontend { key } => {
                     assert!(self.frontends.remove(key).is_some(), "{key:?} is removed but is not there");
                 }
+                Operation::SetRevision { revision } => self.revision = *revision,
                 Operation::WriteBackends { start, backends } => {
                     assert!(!backends.is_empty(), "a write of nothing");
                     let start = *start as usize;
@@ -104,6 +108,7 @@ impl Maps {
         Observed {
             frontends: self.frontends.iter().map(|(key, frontend)| (*key, *frontend)).collect(),
             services: &self.services,
+            revision: self.revision,
         }
     }
 }
@@ -111,6 +116,10 @@ impl Maps {
 impl Tables for Maps {
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
         self.frontends.get(key).copied()
+    }
+
+    fn revision(&self) -> Revision {
+        self.revision
     }
 
     fn is_node_address(&self, address: &Address) -> bool {

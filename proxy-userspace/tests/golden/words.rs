@@ -42,6 +42,10 @@ pub(crate) fn table(table: &PortTable) -> Vec<String> {
 /// One operation.
 pub(crate) fn operation(operation: &Operation) -> String {
     match operation {
+        Operation::SetRevision { revision } if revision.is_settled() => {
+            "frontends have changed: remembered choices count again".to_owned()
+        }
+        Operation::SetRevision { .. } => "frontends change: no remembered choice counts".to_owned(),
         Operation::RemoveFrontend { key } => format!("remove {}", show(key)),
         Operation::WriteBackends { start, backends } => {
             let len = u32::try_from(backends.len()).expect("few");

@@ -45,6 +45,28 @@ fn a_socket_that_alternates_between_services_gets_each_answer_from_the_name_it_a
 }
 
 #[test]
+fn a_socket_follows_an_address_that_moves_to_another_service() -> Result<()> {
+    let mut stage = Stage::new(2)?;
+    let address = SocketAddr::new([198, 51, 100, 7].into(), at4(1).port());
+    let with = |name: &str, number| stage::service(name, number).external_ip(address.ip());
+    stage.publish(&with("one", 1), "one", &[0])?;
+    stage.publish(&stage::service("two", 2), "two", &[1])?;
+    stage.start()?;
+    let socket = open(&stage, false)?;
+    assert_eq!(ask(&socket, address).by, stage.backends[0].name());
+    // Service one stays as it is but for the address.
+    stage.publish(&stage::service("one", 1), "one", &[0])?;
+    stage.publish(&with("two", 2), "two", &[1])?;
+    kubeshunt_tests::wait::until_true("the address is the other Service's", stage::PATIENCE, || {
+        let endpoints = stage.endpoints(address, "UDP")?.unwrap_or_default();
+        Ok(endpoints.contains(&stage.backends[1].v4().into()))
+    })?;
+    let answer = ask(&socket, address);
+    assert_eq!((answer.by.as_str(), answer.sender), (stage.backends[1].name(), address));
+    Ok(())
+}
+
+#[test]
 fn a_socket_that_asks_two_services_with_one_backend_gets_the_name_it_asked_last() -> Result<()> {
     let mut stage = Stage::new(1)?;
     stage.publish(&stage::service("one", 1), "one", &[0])?;

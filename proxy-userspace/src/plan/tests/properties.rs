@@ -96,8 +96,12 @@ proptest! {
                 maps.carry_out(&plan.operations[..done]);
                 check_servable(&maps, &before, &after, &keys)?;
             }
+            let revision = maps.revision;
+            let frontends = maps.frontends.clone();
             maps.carry_out(&plan.operations);
             check_served(&maps, &after, &keys)?;
+            prop_assert!(maps.revision.is_settled());
+            prop_assert_eq!(maps.revision != revision, maps.frontends != frontends, "sockets are told of changes");
             let again = planner.plan(&maps.backends, after.desired(), Extent::Everything);
             prop_assert_eq!(&again.operations, &Vec::new());
             if grace {
@@ -147,6 +151,7 @@ proptest! {
         }
         maps.carry_out(&plan.operations);
         check_served(&maps, &later, &keys)?;
+        prop_assert!(maps.revision.is_settled());
         prop_assert_eq!(planner.plan(&maps.backends, later.desired(), Extent::Everything).operations, Vec::new());
     }
 
