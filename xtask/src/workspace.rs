@@ -18,6 +18,16 @@ pub(crate) fn root() -> &'static Path {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // `cargo run` tells us about xtask this way. Build scripts that watch it (ring's does) would run again at
+    // every turn, here and at the next `cargo run`, and everything above them would be compiled anew.
+    for (name, _) in env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.starts_with(own)))
+        {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
