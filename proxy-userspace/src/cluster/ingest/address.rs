@@ -23,6 +23,13 @@ pub(super) fn host(text: &str) -> Result<IpAddr, Problem> {
     Ok(address)
 }
 
+/// Parses the address of a frontend. A loopback address is every pod's own, and the socket hooks would take it
+/// away from all of them: kube-proxy's rules never see it there, so nobody can rely on it.
+pub(super) fn frontend(text: &str) -> Result<IpAddr, Problem> {
+    let address = host(text)?;
+    if address.is_loopback() { Err(Problem::UnusableAddress(address)) } else { Ok(address) }
+}
+
 /// `010.0.0.041`, which `Ipv4Addr::from_str` refuses because others read it as octal.
 fn zero_padded(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0u8; 4];
@@ -71,5 +78,14 @@ mod tests {
         for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "000.0.0.0"] {
             assert!(matches!(host(text), Err(Problem::UnusableAddress(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn a_frontend_takes_no_pods_loopback_away() {
+        for text in ["127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(host(text).is_ok(), "{text}");
+            assert!(matches!(frontend(text), Err(Problem::UnusableAddress(_))), "{text}");
+        }
+        assert!(frontend("10.0.0.1").is_ok());
     }
 }

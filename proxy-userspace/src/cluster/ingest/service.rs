@@ -82,7 +82,7 @@ fn cluster_ip_texts(spec: &api::ServiceSpec) -> Vec<(String, &str)> {
 fn cluster_ips(spec: &api::ServiceSpec, texts: &[(String, &str)], rejects: &mut Rejects) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::with_capacity(texts.len());
     for (index, (field, text)) in texts.iter().enumerate() {
-        let Some(address) = rejects.take(address::host(text), || field.clone()) else { continue };
+        let Some(address) = rejects.take(address::frontend(text), || field.clone()) else { continue };
         let expected = match spec.ip_families.get(index).map(String::as_str) {
             Some("IPv4") => Some(Family::V4),
             Some("IPv6") => Some(Family::V6),
@@ -109,7 +109,7 @@ fn other_frontends<'a>(
 ) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for (field, text) in texts {
-        match address::host(text) {
+        match address::frontend(text) {
             Ok(address) if !cluster_ips.iter().any(|ip| Family::of(*ip) == Family::of(address)) => {
                 rejects.push(field, Problem::NoClusterIpOfFamily(address));
             }
