@@ -68,7 +68,7 @@ fn stopped() -> Result<(Stage, BTreeSet<Thing>)> {
 fn cleanup_removes_every_pin_and_frees_everything() -> Result<()> {
     let (stage, things) = stopped()?;
     let (well, said) = cleanup(&stage)?;
-    assert!(well && said.contains("16 pins"), "8 links and 8 maps: {said}");
+    assert!(well && said.contains("17 pins"), "8 links and 9 maps: {said}");
     assert!(!stage.node.pins().exists(), "the folder is ours alone, so it goes too");
     wait_freed(&things)
 }
