@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod janitor;
 pub mod link;
 pub mod manifests;
+pub mod netfilter;
 pub mod netns;
 pub mod node;
 pub mod pinned;

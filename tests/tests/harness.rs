@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use kubeshunt_tests::netns::NetNs;
 use kubeshunt_tests::protocol::{BenchSlice, Load, Method, OneSocket, Service, StreamSpec, Target};
-use kubeshunt_tests::{Estate, Kubeshunt, Ready, Setup, Station, Testbed, bpffs, probe, wait};
+use kubeshunt_tests::{Estate, Kubeshunt, Ready, Setup, Station, Testbed, bpffs, netfilter, probe, wait};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -345,4 +346,15 @@ fn a_killed_harness_leaves_nothing() -> Result<()> {
 #[test]
 fn an_interrupted_harness_leaves_nothing() -> Result<()> {
     kill_a_harness(nix::sys::signal::Signal::SIGINT)
+}
+
+#[test]
+fn tables_of_the_packet_filter_are_found() -> Result<()> {
+    let netns = NetNs::new()?;
+    assert_eq!(netfilter::look(&netns)?.nftables, Some(0));
+    for (count, name) in [(1, "one"), (2, "two")] {
+        netfilter::add_table(&netns, name)?;
+        assert_eq!(netfilter::look(&netns)?.nftables, Some(count));
+    }
+    Ok(())
 }

@@ -3,7 +3,6 @@
 //! Invariant: nothing shown is staged. Every number comes from real sockets in this run, a promise
 //! that was not kept is shown as such, and then the demo fails.
 
-mod netfilter;
 mod scenes;
 mod screen;
 mod stage;

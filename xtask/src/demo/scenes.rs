@@ -6,9 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kubeshunt_tests::probe::{Stream, merge};
 use kubeshunt_tests::protocol::{AskReport, BenchSlice, Load, StreamReport, StreamSpec, Target};
-use kubeshunt_tests::wait;
+use kubeshunt_tests::{netfilter, wait};
 
-use super::netfilter;
 use super::screen::{Screen, micros, millis};
 use super::stage::{DNS, EMPTY, HTTP, NODE_PORT, QUICK, Stage, WEB};
 
