@@ -158,6 +158,11 @@ impl Controller {
                 Err(failure) => {
                     error!("{failure:#}; reading the maps back and trying again in {pause:?}");
                     self.status.failed();
+                    // The new planner counts its plans anew, and knows nothing of slots in limbo: what is
+                    // under way for the old one must not release anything, and readers must be gone first.
+                    grace = None;
+                    let readers_gone = tokio::task::spawn_blocking(kernel::grace_period);
+                    readers_gone.await.context("the grace period's thread died")??;
                     self.planner = Planner::adopt(self.datapath.capacity(), self.datapath.observe()?);
                     self.extent = Extent::Everything;
                     self.synced = false;
