@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use kubeshunt_tests::inspect::{self, PinnedLink};
+use kubeshunt_tests::pinned::PinnedMap;
 use kubeshunt_tests::protocol::{StreamSpec, Target};
 use kubeshunt_tests::stage::{PATIENCE, Stage, at4, at6, service};
 use kubeshunt_tests::wait;
@@ -83,6 +84,30 @@ fn a_restart_without_changes_writes_nothing() -> Result<()> {
     stage.kubeshunt_mut().restart()?;
     let operations = stage.kubeshunt().metric("kubeshunt_sync_operations_total")?;
     assert!(operations.abs() < 0.5, "{operations} map writes to find everything as it should be");
+    Ok(())
+}
+
+#[test]
+fn a_failed_map_write_is_repaired_from_what_the_maps_hold() -> Result<()> {
+    let mut stage = Stage::new(1)?;
+    stage.publish(&service("web", 1), "web", &[0])?;
+    stage.start_with(|setup| setup.arg("--max-frontends").arg("8"))?;
+    // Behind its back somebody fills the map: it believes that four more frontends fit, but only one does.
+    let path = inspect::version(stage.node.pins())?.join("maps/FRONTENDS");
+    let frontends = PinnedMap::open(&path)?;
+    assert_eq!(frontends.keys()?.len(), 4);
+    for number in 1..=3 {
+        frontends.update(&[number; 20], &[number; 12])?;
+    }
+    stage.publish(&service("two", 2), "two", &[0])?;
+    stage.wait_for_log(&["ERROR", "map write failed", "PutFrontend", "trying again"])?;
+    assert_serves(&stage, "after the failure")?;
+    wait::until_true("the second Service is served", PATIENCE, || {
+        Ok(stage.frontend(at6(2), "UDP")?.is_some())
+    })?;
+    assert_eq!(stage.ask(&Target::tcp(at4(2)), 5)?.successes(), 5);
+    assert_eq!(frontends.keys()?.len(), 8, "what nobody claims is gone");
+    assert!(stage.kubeshunt().metric("kubeshunt_sync_failures_total")? > 0.5);
     Ok(())
 }
 
