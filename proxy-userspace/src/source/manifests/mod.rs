@@ -98,7 +98,9 @@ impl Manifests {
             };
             // Large files take a while to parse, and others share this thread.
             let work = tokio::task::spawn_blocking(move || {
-                if touched.all {
+                if touched.moved {
+                    watch.reopen();
+                } else if touched.all {
                     watch.reopen_if_moved();
                 }
                 let found = folder.catch_up(&touched);

@@ -22,6 +22,8 @@ const QUEUE: usize = 1024;
 pub(super) struct Touched {
     /// Compare the whole folder with what was read.
     pub(super) all: bool,
+    /// The folder itself was moved, removed or made, and the watch on it may have ended with that.
+    pub(super) moved: bool,
     /// Nothing happened that we know of; it is only time to make sure.
     pub(super) routine: bool,
     /// These files are complete.
@@ -47,6 +49,7 @@ impl Touched {
         }
         match sign {
             Sign::Everything => self.all = true,
+            Sign::Moved => (self.all, self.moved) = (true, true),
             Sign::Settled(name) => drop(self.settled.insert(name)),
             Sign::Gone(name) => drop(self.gone.insert(name)),
             Sign::Writing(name) => drop(self.writing.insert(name)),
@@ -58,6 +61,7 @@ impl Touched {
 #[derive(Debug, PartialEq, Eq)]
 enum Sign {
     Everything,
+    Moved,
     Settled(String),
     Gone(String),
     Writing(String),
@@ -71,7 +75,7 @@ pub(super) struct Watch {
     /// Signs were lost because the queue was full.
     lost: Arc<AtomicBool>,
     /// Keeps the watch alive, and remembers which folder it is on.
-    watcher: Option<(RecommendedWatcher, FolderId)>,
+    watcher: Option<(RecommendedWatcher, Option<FolderId>)>,
     complained: bool,
 }
 
@@ -111,16 +115,30 @@ impl Watch {
         touched
     }
 
+    /// Watches anew, even if it is the same folder: one that is moved away and back has lost its watch.
+    pub(super) fn reopen(&mut self) {
+        if let Some((_, watched)) = &mut self.watcher {
+            *watched = None;
+        }
+        self.reopen_if_moved();
+    }
+
     /// Follows the path to the folder that is there now. The caller then looks at everything.
     pub(super) fn reopen_if_moved(&mut self) {
-        let Ok(metadata) = std::fs::metadata(&self.folder) else { return };
+        let Ok(metadata) = std::fs::metadata(&self.folder) else {
+            // The watch on its parent tells when it is back; until then the path leads to no folder.
+            if let Some((_, watched)) = &mut self.watcher {
+                *watched = None;
+            }
+            return;
+        };
         let id = (metadata.dev(), metadata.ino());
-        if self.watcher.as_ref().is_some_and(|(_, watched)| *watched == id) {
+        if self.watcher.as_ref().is_some_and(|(_, watched)| *watched == Some(id)) {
             return;
         }
         match self.start() {
             Ok(watcher) => {
-                self.watcher = Some((watcher, id));
+                self.watcher = Some((watcher, Some(id)));
                 self.complained = false;
             }
             Err(error) => {
@@ -168,7 +186,7 @@ fn read_event(folder: &Path, event: &Event) -> Vec<Sign> {
     }
     let in_folder = |path: &PathBuf| {
         if path == folder {
-            return Some(Sign::Everything);
+            return Some(Sign::Moved);
         }
         if path.parent() != Some(folder) {
             return None; // A neighbour of the folder.
