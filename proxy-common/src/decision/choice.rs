@@ -3,10 +3,10 @@
 //! kube-proxy: `statistic --mode random` and `numgen random`, no weights; ClientIP affinity per service port
 //! and client, measured from the client's last new connection.
 
-use super::{Caller, Outcome, Tables};
+use super::{Caller, Destination, Outcome, Tables};
 use crate::{
     address::{Address, Port},
-    layout::{Affinity, AffinityKey, Backend, Frontend, Range, Sets, client_kind, frontend_kind},
+    layout::{Affinity, AffinityKey, Backend, Frontend, Origin, Range, Sets, client_kind, frontend_kind},
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -20,6 +20,25 @@ pub struct Chosen {
     pub slot: u32,
     /// The snapshot it was chosen from.
     pub sets: Sets,
+}
+
+impl Chosen {
+    /// What the socket that asked for `destination` has to remember of it, not sealed yet.
+    #[inline(always)]
+    pub const fn origin(&self, destination: &Destination, frontend: &Frontend, revision: u64) -> Origin {
+        Origin {
+            revision,
+            sets: self.sets.0,
+            vip: destination.address,
+            backend: self.backend.address,
+            vip_port: destination.port,
+            backend_port: self.backend.port,
+            service: frontend.service,
+            slot: self.slot,
+            flags: 0,
+            seal: 0,
+        }
+    }
 }
 
 /// Chooses for a new flow. `random` decides unless affinity does.

@@ -15,19 +15,8 @@ pub fn connect(tables: &impl Tables, caller: &impl Caller, destination: &Destina
         Ok(chosen) => chosen,
         Err(refusal) => return refusal,
     };
-    let origin = Origin {
-        // Of no use to a connected socket, which does not choose again.
-        revision: 0,
-        sets: chosen.sets.0,
-        vip: destination.address,
-        backend: chosen.backend.address,
-        vip_port: destination.port,
-        backend_port: chosen.backend.port,
-        service: frontend.service,
-        slot: chosen.slot,
-        flags: origin_flag::CONNECTED,
-        seal: 0,
-    };
+    // The revision is of no use to a connected socket, which does not choose again.
+    let origin = Origin { flags: origin_flag::CONNECTED, ..chosen.origin(destination, &frontend, 0) };
     // Without memory the connection works all the same; only getpeername() tells the backend's address.
     caller.keep_origin(&origin.sealed());
     Outcome::Translate(chosen.backend.address, chosen.backend.port)

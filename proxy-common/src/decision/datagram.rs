@@ -8,7 +8,8 @@
 use super::{Caller, Destination, Outcome, Tables, choice, frontend};
 use crate::layout::{Backend, Origin, Range, Revision, Sender, SenderKey, Sets, origin_flag};
 
-/// Decides a sendto() or sendmsg() that names its destination, and keeps the socket's origin.
+/// Decides a sendto() or sendmsg() that names its destination, and keeps the socket's origin. The second value says
+/// whether that took more than a look at what the socket remembers: worth counting, and logging.
 #[inline(always)]
 pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destination) -> (Outcome, bool) {
     let known = caller.origin().filter(Origin::is_whole);
@@ -48,18 +49,7 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
             }
         }
     };
-    let mut origin = Origin {
-        revision: revision.0,
-        sets: chosen.sets.0,
-        vip: destination.address,
-        backend: chosen.backend.address,
-        vip_port: destination.port,
-        backend_port: chosen.backend.port,
-        service: frontend.service,
-        slot: chosen.slot,
-        flags: 0,
-        seal: 0,
-    };
+    let mut origin = chosen.origin(destination, &frontend, revision.0);
     if let Some(previous) = &known {
         if previous.flags & origin_flag::CONNECTED != 0 && caller.is_connected() {
             // sendto() on a connected socket: its peer's name stays, and no answer from elsewhere arrives.
