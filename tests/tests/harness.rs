@@ -334,7 +334,11 @@ fn kill_a_harness(signal: nix::sys::signal::Signal) -> Result<()> {
     assert!(estate.cgroup.exists() && bpffs::is_mounted(&estate.bpffs)?);
     assert!(!is_gone(&estate, &pids)?);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(holder.id())?), signal)?;
-    assert_eq!(holder.wait()?.signal(), Some(signal as i32));
+    let status = wait::until("the harness ends", PATIENCE, || Ok(holder.try_wait()?));
+    if status.is_err() {
+        holder.kill()?;
+    }
+    assert_eq!(status?.signal(), Some(signal as i32));
     wait::until_true("nothing is left", PATIENCE, || is_gone(&estate, &pids))
 }
 

@@ -1,10 +1,11 @@
 //! The program that runs inside a testbed: probes, and the janitor that cleans up after it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kubeshunt_tests::janitor::{self, Estate};
 use kubeshunt_tests::probe::agent;
 use kubeshunt_tests::{Kubeshunt, Setup, Testbed};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// Part of kubeshunt's test harness; started by it, not by hand.
 #[derive(Debug, Parser)]
@@ -39,6 +40,9 @@ fn main() -> Result<()> {
         Role::Agent { name } => agent::serve(name),
         Role::Janitor(estate) => janitor::serve(&estate),
         Role::Hold { kubeshunt } => {
+            // Whoever runs the tests in the background of a script has SIGINT ignored, which is inherited.
+            // SAFETY: the default action replaces whatever there was; no handler of ours is involved.
+            unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.context("cannot reset SIGINT")?;
             let bed = Testbed::new()?;
             let node = bed.node("node-a")?;
             let pod = node.pod("pod")?;
