@@ -13,8 +13,10 @@
 //! 1. frontends that nobody claims any more are removed;
 //! 2. backends are written to slots nobody reads;
 //! 3. services are published: one store each, old list or new list;
-//! 4. frontends are put: they lead to published services only;
-//! 5. services that nothing leads to any more are cleared.
+//! 4. frontends are put: they lead to published services only.
+//!
+//! The words of a service that nothing leads to any more stay as they are: a program that looked its frontend up a
+//! moment ago still finds the backends there. Whoever gets the id next writes them anew.
 //!
 //! Where frontends change, two more stores enclose that: see [`proxy_common::layout::Revision`].
 //!
@@ -234,7 +236,7 @@ impl Planner {
                         .push(Problem::NoService { port: table.name.clone(), capacity: self.capacity });
                     return None;
                 };
-                // The words of a free id may hold anything: a crash came between two writes.
+                // The words of a free id still hold what its last owner had, or half of what a dead process wrote.
                 draft.fresh.insert(fresh.start);
                 (fresh.start, Sets::EMPTY, Traits::new(0))
             }
@@ -397,8 +399,6 @@ impl Planner {
     /// Gives up ids and slots that nothing leads to any more.
     fn retire(&mut self, draft: &mut Draft) {
         for (id, range) in std::mem::take(&mut draft.gone) {
-            draft.clear.push(Operation::SetSets { service: id, sets: Sets::EMPTY });
-            draft.clear.push(Operation::SetTraits { service: id, traits: Traits::new(0) });
             self.slots.retire(range, self.epoch);
             self.ids.retire(Range { start: id, len: 1 }, self.epoch);
         }
@@ -417,7 +417,6 @@ struct Draft {
     write: Vec<Operation>,
     publish: Vec<Operation>,
     put: Vec<Operation>,
-    clear: Vec<Operation>,
     problems: Vec<Problem>,
     unplaced: BTreeSet<ServiceName>,
     /// Frontends whose claims changed.
@@ -444,15 +443,8 @@ impl Draft {
             *revision = revision.next();
             end.push(Operation::SetRevision { revision: *revision });
         }
-        let phases = [
-            &mut begin,
-            &mut self.remove,
-            &mut self.write,
-            &mut self.publish,
-            &mut self.put,
-            &mut end,
-            &mut self.clear,
-        ];
+        let phases =
+            [&mut begin, &mut self.remove, &mut self.write, &mut self.publish, &mut self.put, &mut end];
         let mut operations = Vec::with_capacity(phases.iter().map(|phase| phase.len()).sum());
         for phase in phases {
             operations.append(phase);

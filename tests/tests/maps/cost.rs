@@ -70,6 +70,6 @@ fn a_cold_start_costs_four_writes_per_service_port_and_a_restart_none() -> Resul
 
     let plan = restarted.plan(rig.datapath().backends(), vec![(name, Vec::new())], Extent::Changes);
     rig.datapath().carry_out(&plan.operations)?;
-    assert_eq!(census(&plan.operations), [0, 1, 1, 0, 3], "a Service less");
+    assert_eq!(census(&plan.operations), [0, 0, 0, 0, 3], "a Service less");
     Ok(())
 }

@@ -91,13 +91,16 @@ proptest! {
             read.extend(live_slots(&maps));
             let plan = planner.plan(&maps.backends, before.changes_to(&after), Extent::Changes);
             check_writes(&plan, &read)?;
+            let frontends = maps.frontends.clone();
             for done in 0..=plan.operations.len() {
                 let mut maps = maps.clone();
                 maps.carry_out(&plan.operations[..done]);
                 check_servable(&maps, &before, &after, &keys)?;
+                // A program that looked its frontend up before the plan began, and reads on only now.
+                maps.frontends.clone_from(&frontends);
+                check_servable(&maps, &before, &after, &keys)?;
             }
             let revision = maps.revision;
-            let frontends = maps.frontends.clone();
             maps.carry_out(&plan.operations);
             check_served(&maps, &after, &keys)?;
             prop_assert!(maps.revision.is_settled());
