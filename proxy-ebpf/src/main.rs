@@ -7,6 +7,7 @@
 
 mod kernel;
 mod maps;
+mod packet;
 mod verdict;
 
 use aya_ebpf::{bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext};

@@ -9,7 +9,8 @@ use aya_ebpf::{
 use proxy_common::{
     address::Address,
     layout::{
-        self, Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Sender, SenderKey, Service,
+        self, Affinity, AffinityKey, Backend, Device, Frontend, FrontendKey, Origin, Sender, SenderKey,
+        Service,
     },
 };
 
@@ -45,3 +46,6 @@ pub static SENDERS: LruHashMap<SenderKey, Sender, { layout::SENDER_ROWS as usize
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { layout::Counter::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static DEVICES: HashMap<u32, Device, { layout::DEVICES as usize }, NO_PREALLOC> = HashMap::new();

@@ -17,12 +17,14 @@
 
 mod client;
 mod counter;
+mod device;
 mod frontend;
 mod seal;
 mod service;
 
 pub use client::{Affinity, AffinityKey, Origin, Sender, SenderKey, client_kind, origin_flag};
 pub use counter::Counter;
+pub use device::Device;
 pub use frontend::{Frontend, FrontendKey, Revision, frontend_kind, scope};
 pub use service::{Backend, Range, Service, Sets, Traits, backend_flag};
 
@@ -50,6 +52,8 @@ pub mod map {
     pub const SENDERS: &str = "SENDERS";
     /// [`super::Counter`] → u64 per CPU, an array.
     pub const COUNTERS: &str = "COUNTERS";
+    /// Interface index → [`super::Device`], a hash.
+    pub const DEVICES: &str = "DEVICES";
 }
 
 /// Names of programs in the object file; the hook they attach to has the same name.
@@ -68,6 +72,14 @@ pub mod program {
     ];
 }
 
+/// Names of the programs for packets in the object file.
+pub mod packet_program {
+    /// Sees packets that come in by a device.
+    pub const INGRESS: &str = "packet_ingress";
+    /// Sees packets that leave by a device.
+    pub const EGRESS: &str = "packet_egress";
+}
+
 /// Names of the constants that the loader sets in the programs.
 pub mod constant {
     /// u64: SO_NETNS_COOKIE of the host's network namespace; 0 where the kernel cannot tell (before 5.14),
@@ -77,6 +89,11 @@ pub mod constant {
     pub const CAN_SET_ERRNO: &str = "CAN_SET_ERRNO";
     /// u8: 1 to log decisions through aya-log.
     pub const LOG_DECISIONS: &str = "LOG_DECISIONS";
+    /// u32: bytes of link-layer header in front of the network header: 14 on Ethernet devices, 0 on devices
+    /// without one (wireguard, tun, ipip).
+    pub const LINK_HEADER: &str = "LINK_HEADER";
+    /// u8: 1 in programs for devices behind which this node's pods are, 0 for those to the world outside.
+    pub const POD_SIDE: &str = "POD_SIDE";
 }
 
 /// Default capacity of [`map::FRONTENDS`].
@@ -87,6 +104,8 @@ pub const DEFAULT_SERVICES: u32 = 131_072;
 pub const DEFAULT_BACKENDS: u32 = 524_288;
 /// Capacity of [`map::NODE_ADDRESSES`].
 pub const NODE_ADDRESSES: u32 = 4_096;
+/// Capacity of [`map::DEVICES`].
+pub const DEVICES: u32 = 4_096;
 /// Capacity of [`map::AFFINITY`].
 pub const AFFINITY_ROWS: u32 = 65_536;
 /// Capacity of [`map::SENDERS`].
