@@ -11,10 +11,10 @@ use aya_ebpf::{
 use core::ptr;
 use proxy_common::{
     address::Address,
-    decision::{Caller, Tables},
+    decision::{Caller, Client, Tables},
     layout::{
         Affinity, AffinityKey, Backend, Counter, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey,
-        Sets, Traits,
+        Sets, Traits, client_kind,
     },
 };
 
@@ -138,6 +138,14 @@ impl Tables for Maps {
 pub struct Socket<'a>(pub &'a SockAddrContext);
 
 impl Socket<'_> {
+    /// The cookie of the socket's network namespace: the pod. At the socket the client is known by it, because its
+    /// address is not chosen yet.
+    #[inline(always)]
+    fn namespace(&self) -> u64 {
+        // SAFETY: the context is the one this program was called with.
+        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
+    }
+
     #[inline(always)]
     fn sk(&self) -> *mut bpf_sock {
         // SAFETY: the kernel hands a valid context to every run; `sk` is the only member of its union.
@@ -145,7 +153,7 @@ impl Socket<'_> {
     }
 }
 
-impl Caller for Socket<'_> {
+impl Client for Socket<'_> {
     #[inline(always)]
     fn random(&self) -> u32 {
         // SAFETY: takes nothing, returns a number.
@@ -159,6 +167,20 @@ impl Caller for Socket<'_> {
     }
 
     #[inline(always)]
+    fn identity(&self) -> (Address, u32) {
+        let cookie = self.namespace();
+        let client = Address::from_v6_words([0, 0, (cookie >> 32) as u32, cookie as u32]);
+        (client, client_kind::NAMESPACE)
+    }
+
+    #[inline(always)]
+    fn is_outside(&self) -> bool {
+        false
+    }
+}
+
+impl Caller for Socket<'_> {
+    #[inline(always)]
     fn in_host_namespace(&self) -> bool {
         // SAFETY: a reference to a static is valid and aligned.
         let host = unsafe { ptr::read_volatile(&HOST_NETNS_COOKIE) };
@@ -167,12 +189,6 @@ impl Caller for Socket<'_> {
         }
         // SAFETY: NULL stands for the initial namespace.
         self.namespace() == unsafe { bpf_get_netns_cookie(ptr::null_mut()) }
-    }
-
-    #[inline(always)]
-    fn namespace(&self) -> u64 {
-        // SAFETY: the context is the one this program was called with.
-        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
     }
 
     #[inline(always)]

@@ -3,10 +3,10 @@
 //! kube-proxy: `statistic --mode random` and `numgen random`, no weights; ClientIP affinity per service port
 //! and client, measured from the client's last new connection.
 
-use super::{Caller, Destination, Outcome, Tables};
+use super::{Client, Destination, Outcome, Tables};
 use crate::{
     address::{Address, Port},
-    layout::{Affinity, AffinityKey, Backend, Frontend, Origin, Range, Sets, client_kind, frontend_kind},
+    layout::{Affinity, AffinityKey, Backend, Frontend, Origin, Range, Sets, frontend_kind},
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -45,12 +45,12 @@ impl Chosen {
 #[inline(always)]
 pub fn choose(
     tables: &impl Tables,
-    caller: &impl Caller,
+    client: &impl Client,
     frontend: &Frontend,
     random: u32,
 ) -> Result<Chosen, Outcome> {
     let Some(sets) = tables.sets(frontend.service) else { return Err(Outcome::Refuse) };
-    let range = applicable(frontend, sets);
+    let range = applicable(frontend, sets, client.is_outside());
     if range.len == 0 {
         return Err(if sets.any_endpoint() { Outcome::Unreachable } else { Outcome::Refuse });
     }
@@ -60,8 +60,9 @@ pub fn choose(
     };
     let mut slot = range.start + scale(random, range.len);
     if seconds != 0 {
-        let key = affinity_key(caller, frontend.service);
-        let now = caller.now();
+        let (identity, kind) = client.identity();
+        let key = AffinityKey { client: identity, service: frontend.service, kind };
+        let now = client.now();
         if let Some(row) = tables.affinity(&key)
             && now.saturating_sub(row.last_used) < u64::from(seconds) * NANOSECONDS
             && let Some(kept) = position(tables, range, &row.address, row.port)
@@ -77,16 +78,17 @@ pub fn choose(
     Ok(Chosen { backend, slot, sets })
 }
 
-/// The set that a caller on this node uses. NodePorts, external and load-balancer addresses reached from
-/// the node's own pods and processes use the Cluster set whatever externalTrafficPolicy says (kube-proxy's
-/// short circuit); internalTrafficPolicy Local has no exception.
+/// The set that a client uses. internalTrafficPolicy Local is about the ClusterIP and has no exception;
+/// externalTrafficPolicy Local is about all other frontends, and not for clients on this node: its pods and
+/// processes use the Cluster set (kube-proxy's short circuit).
 #[inline(always)]
-pub const fn applicable(frontend: &Frontend, sets: Sets) -> Range {
-    if frontend.kind == frontend_kind::CLUSTER_IP && sets.internal_local() {
-        sets.local()
+pub const fn applicable(frontend: &Frontend, sets: Sets, is_outside: bool) -> Range {
+    let local = if frontend.kind == frontend_kind::CLUSTER_IP {
+        sets.internal_local()
     } else {
-        sets.cluster()
-    }
+        is_outside && sets.external_local()
+    };
+    if local { sets.local() } else { sets.cluster() }
 }
 
 /// The slot within `range` of the endpoint at `address`:`port`, by binary search: sets are sorted by
@@ -115,15 +117,6 @@ pub fn position(tables: &impl Tables, range: Range, address: &Address, port: Por
         }
     }
     None
-}
-
-/// At the socket the client is the pod, known by its namespace: its address is not chosen yet.
-#[inline(always)]
-fn affinity_key(caller: &impl Caller, service: u32) -> AffinityKey {
-    let cookie = caller.namespace();
-    #[expect(clippy::cast_possible_truncation, reason = "split into its two halves")]
-    let client = Address::from_v6_words([0, 0, (cookie >> 32) as u32, cookie as u32]);
-    AffinityKey { client, service, kind: client_kind::NAMESPACE }
 }
 
 /// Maps 32 random bits to 0..len without division and without more bias than len / 2^32.

@@ -35,7 +35,7 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
                 && origin.vip_port == destination.port
                 && origin.service == frontend.service =>
         {
-            keep(tables, &frontend, origin)
+            keep(tables, caller, &frontend, origin)
         }
         _ => None,
     };
@@ -98,9 +98,14 @@ fn still_there(tables: &impl Tables, origin: &Origin) -> bool {
 
 /// The socket's backend in the service's current snapshot.
 #[inline(always)]
-fn keep(tables: &impl Tables, frontend: &crate::layout::Frontend, origin: &Origin) -> Option<choice::Chosen> {
+fn keep(
+    tables: &impl Tables,
+    caller: &impl Caller,
+    frontend: &crate::layout::Frontend,
+    origin: &Origin,
+) -> Option<choice::Chosen> {
     let sets = tables.sets(frontend.service)?;
-    let range: Range = choice::applicable(frontend, sets);
+    let range: Range = choice::applicable(frontend, sets, caller.is_outside());
     let slot = choice::position(tables, range, &origin.backend, origin.backend_port)?;
     let backend: Backend = tables.backend(slot)?;
     Some(choice::Chosen { backend, slot, sets })

@@ -1,7 +1,10 @@
 //! Is this destination a Service's?
 
 use super::{Caller, Destination, Tables};
-use crate::layout::{Frontend, FrontendKey, scope};
+use crate::{
+    address::{Address, Port},
+    layout::{Frontend, FrontendKey, scope},
+};
 
 /// The frontend that `destination` belongs to, as seen by `caller`.
 ///
@@ -9,26 +12,58 @@ use crate::layout::{Frontend, FrontendKey, scope};
 /// sockets in the host's namespace, because in a pod 127.0.0.1 is the pod.
 #[inline(always)]
 pub fn find(tables: &impl Tables, caller: &impl Caller, destination: &Destination) -> Option<Frontend> {
-    let mut key = FrontendKey {
-        address: destination.address,
-        port: destination.port,
-        protocol: destination.protocol,
-        scope: scope::VIP,
-    };
-    if let Some(frontend) = lookup(tables, &key) {
+    if let Some(frontend) = vip(tables, destination) {
         return Some(frontend);
     }
-    key.address = destination.address.any_of_family();
-    key.scope = scope::NODE_PORT;
-    // First the port, then whose address it is: for most connections of a node, which concern no Service,
-    // that is one look-up instead of two.
-    let frontend = lookup(tables, &key)?;
+    let frontend = node_port(tables, destination)?;
     let ours = if destination.address.is_loopback() {
         caller.in_host_namespace()
     } else {
         tables.is_node_address(&destination.address)
     };
     if ours { Some(frontend) } else { None }
+}
+
+/// The frontend that a packet for `destination` belongs to. Packets for loopback addresses never come by a device.
+#[inline(always)]
+pub fn on_the_wire(tables: &impl Tables, destination: &Destination) -> Option<Frontend> {
+    if let Some(frontend) = vip(tables, destination) {
+        return Some(frontend);
+    }
+    let frontend = node_port(tables, destination)?;
+    if tables.is_node_address(&destination.address) { Some(frontend) } else { None }
+}
+
+/// Whether the address is some Service's ClusterIP, whatever the port.
+#[inline(always)]
+pub fn is_cluster_ip(tables: &impl Tables, address: &Address) -> bool {
+    let key = FrontendKey { address: *address, port: Port::new(0), protocol: 0, scope: scope::ADDRESS };
+    lookup(tables, &key).is_some()
+}
+
+/// A frontend of that very address.
+#[inline(always)]
+fn vip(tables: &impl Tables, destination: &Destination) -> Option<Frontend> {
+    let key = FrontendKey {
+        address: destination.address,
+        port: destination.port,
+        protocol: destination.protocol,
+        scope: scope::VIP,
+    };
+    lookup(tables, &key)
+}
+
+/// The NodePort of that number, whosever address was asked. The port comes first and the address after it: for most
+/// connections of a node, which concern no Service, that is one look-up instead of two.
+#[inline(always)]
+fn node_port(tables: &impl Tables, destination: &Destination) -> Option<Frontend> {
+    let key = FrontendKey {
+        address: destination.address.any_of_family(),
+        port: destination.port,
+        protocol: destination.protocol,
+        scope: scope::NODE_PORT,
+    };
+    lookup(tables, &key)
 }
 
 /// A look-up that does not fall for a hash element reused under its eyes, see [`Frontend::sealed`].

@@ -1,14 +1,15 @@
 //! The decision: which backend, which refusal, which name to show.
 //!
-//! Pure functions over two traits. [`Tables`] is what the controller (and, for affinity, the programs
-//! themselves) keep; [`Caller`] is the socket that asks. `proxy-ebpf` implements them on BPF maps and
-//! helpers, tests and commands on ordinary collections.
+//! Pure functions over traits. [`Tables`] is what the controller (and, for affinity, the programs
+//! themselves) keep; [`Caller`] is the socket that asks; [`packet::Flows`] and [`packet::Node`] are what a packet
+//! meets. `proxy-ebpf` implements them on BPF maps and helpers, tests and commands on ordinary collections.
 //!
 //! - [`frontend`]: is this destination a Service's?
 //! - [`choice`]: which backend, by endpoint set and affinity;
 //! - [`mod@connect`]: what a connect() gets;
 //! - [`mod@datagram`]: what a datagram of an unconnected socket gets;
-//! - [`reverse`]: under which name a socket sees its peer.
+//! - [`reverse`]: under which name a socket sees its peer;
+//! - [`packet`]: what becomes of a packet that did not pass a socket hook.
 //!
 //! Everything is `inline(always)`: the BPF target passes at most five arguments and no structures.
 
@@ -16,6 +17,7 @@ pub mod choice;
 pub mod connect;
 pub mod datagram;
 pub mod frontend;
+pub mod packet;
 pub mod reverse;
 
 use crate::{
@@ -54,16 +56,23 @@ pub trait Tables {
     fn keep_sender(&self, key: &SenderKey, sender: &Sender);
 }
 
-/// The socket that asks, and its surroundings.
-pub trait Caller {
+/// Who asks for a backend, and where he stands.
+pub trait Client {
     /// Uniformly random bits.
     fn random(&self) -> u32;
     /// `CLOCK_MONOTONIC`, nanoseconds.
     fn now(&self) -> u64;
+    /// Whom affinity is for: an address, or a network namespace's cookie in an address' clothes, and which of
+    /// the two, one of [`crate::layout::client_kind`].
+    fn identity(&self) -> (Address, u32);
+    /// Whether he is neither a pod nor a process of this node: to such, externalTrafficPolicy applies.
+    fn is_outside(&self) -> bool;
+}
+
+/// The socket that asks, and its surroundings.
+pub trait Caller: Client {
     /// Whether the socket lives in the host's network namespace.
     fn in_host_namespace(&self) -> bool;
-    /// The cookie of the socket's network namespace: the pod.
-    fn namespace(&self) -> u64;
     /// The socket's own cookie.
     fn cookie(&self) -> u64;
     /// Whether the socket is connected right now.

@@ -14,14 +14,52 @@ pub enum Counter {
     Unreachable = 3,
     /// Refused: no memory for the socket's state.
     NoMemory = 4,
+    /// A packet opened a flow to a backend.
+    PacketOpened = 5,
+    /// A packet was refused: the service has no endpoint.
+    PacketNoEndpoint = 6,
+    /// A packet was dropped: the service has endpoints, but none for this client.
+    PacketNoLocalEndpoint = 7,
+    /// A packet was refused: no Service has that port or protocol of a ClusterIP.
+    PacketClosedPort = 8,
+    /// A packet was dropped: it was about to leave the node for an address that only Services have.
+    PacketUnassigned = 9,
+    /// A packet was refused: every source port tried for its backend is taken.
+    PacketPortsExhausted = 10,
+    /// A packet was refused: the map of flows is full.
+    PacketFlowsFull = 11,
+    /// A packet was refused: the node has no route to its backend, or no address towards it.
+    PacketNoRoute = 12,
+    /// A packet passed whose headers do not hold together.
+    PacketMalformed = 13,
+    /// A fragment was dropped: what it belongs to is unknown, or there was no room to keep it.
+    PacketFragmentLost = 14,
+    /// A packet was dropped: the kernel did not let it be rewritten.
+    PacketFailed = 15,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 16;
     /// All of them, in order of their index.
-    pub const ALL: [Self; Self::COUNT as usize] =
-        [Self::Connected, Self::Associated, Self::Refused, Self::Unreachable, Self::NoMemory];
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::Connected,
+        Self::Associated,
+        Self::Refused,
+        Self::Unreachable,
+        Self::NoMemory,
+        Self::PacketOpened,
+        Self::PacketNoEndpoint,
+        Self::PacketNoLocalEndpoint,
+        Self::PacketClosedPort,
+        Self::PacketUnassigned,
+        Self::PacketPortsExhausted,
+        Self::PacketFlowsFull,
+        Self::PacketNoRoute,
+        Self::PacketMalformed,
+        Self::PacketFragmentLost,
+        Self::PacketFailed,
+    ];
 
     /// The name in metrics.
     pub const fn name(self) -> &'static str {
@@ -31,6 +69,17 @@ impl Counter {
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::NoMemory => "no_memory",
+            Self::PacketOpened => "packet_opened",
+            Self::PacketNoEndpoint => "packet_no_endpoint",
+            Self::PacketNoLocalEndpoint => "packet_no_local_endpoint",
+            Self::PacketClosedPort => "packet_closed_port",
+            Self::PacketUnassigned => "packet_unassigned",
+            Self::PacketPortsExhausted => "packet_ports_exhausted",
+            Self::PacketFlowsFull => "packet_flows_full",
+            Self::PacketNoRoute => "packet_no_route",
+            Self::PacketMalformed => "packet_malformed",
+            Self::PacketFragmentLost => "packet_fragment_lost",
+            Self::PacketFailed => "packet_failed",
         }
     }
 }

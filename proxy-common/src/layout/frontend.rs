@@ -26,6 +26,8 @@ pub mod scope {
     pub const VIP: u8 = 0;
     /// The address is a wildcard: whichever address of the node was asked for.
     pub const NODE_PORT: u8 = 1;
+    /// Port and protocol are 0: the address is a ClusterIP of a Service, whatever is asked of it.
+    pub const ADDRESS: u8 = 2;
 }
 
 map_type! {

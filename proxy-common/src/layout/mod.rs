@@ -18,6 +18,7 @@
 mod client;
 mod counter;
 mod device;
+mod flow;
 mod frontend;
 mod seal;
 mod service;
@@ -25,12 +26,16 @@ mod service;
 pub use client::{Affinity, AffinityKey, Origin, Sender, SenderKey, client_kind, origin_flag};
 pub use counter::Counter;
 pub use device::Device;
+pub use flow::{
+    Arrival, CELLS, CELLS_PER_ROW, Flow, PortRanges, Prefix, Queued, Tuple, arrival_flag, cell, flow_flag,
+    flow_state,
+};
 pub use frontend::{Frontend, FrontendKey, Revision, frontend_kind, scope};
 pub use service::{Backend, Range, Service, Sets, Traits, backend_flag};
 
 /// Version of everything in this file. Pinned maps live in a folder named after it, so that a build with
 /// another layout never reads ours.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of maps, in the object file and under the pin folder.
 pub mod map {
@@ -54,6 +59,23 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// Interface index → [`super::Device`], a hash.
     pub const DEVICES: &str = "DEVICES";
+    /// [`super::Tuple`], ordered → [`super::Flow`], a hash written by the programs.
+    pub const FLOWS: &str = "FLOWS";
+    /// [`super::Tuple`] → [`super::Arrival`], a hash written by the programs.
+    pub const ARRIVALS: &str = "ARRIVALS";
+    /// Place → [`super::Queued`], an array written by the programs; each CPU has a run of places.
+    pub const NASCENT: &str = "NASCENT";
+    /// The same for flows that are over.
+    pub const CLOSING: &str = "CLOSING";
+    /// Queue (0 nascent, 1 closing) → how many times this CPU has taken a place, per CPU.
+    pub const TURNS: &str = "TURNS";
+    /// Row → [`super::CELLS_PER_ROW`] bytes, an array the controller maps into its memory: 1 where an address may
+    /// be a VIP or one of the node's, see [`super::cell`].
+    pub const VIP_CELLS: &str = "VIP_CELLS";
+    /// The same for backends that have flows, written by the programs.
+    pub const BACKEND_CELLS: &str = "BACKEND_CELLS";
+    /// Place → [`super::Prefix`], an array the controller maps into its memory: where ClusterIPs are taken from.
+    pub const SERVICE_CIDRS: &str = "SERVICE_CIDRS";
 }
 
 /// Names of programs in the object file; the hook they attach to has the same name.
@@ -94,6 +116,12 @@ pub mod constant {
     pub const LINK_HEADER: &str = "LINK_HEADER";
     /// u8: 1 in programs for devices behind which this node's pods are, 0 for those to the world outside.
     pub const POD_SIDE: &str = "POD_SIDE";
+    /// u64: [`super::PortRanges`] from which masqueraded flows take their source ports.
+    pub const MASQUERADE_PORTS: &str = "MASQUERADE_PORTS";
+    /// u32: CPUs that take turns in the queues.
+    pub const CPUS: &str = "CPUS";
+    /// u32: places per CPU in [`super::map::NASCENT`] and [`super::map::CLOSING`] each.
+    pub const QUEUE_LENGTH: &str = "QUEUE_LENGTH";
 }
 
 /// Default capacity of [`map::FRONTENDS`].
@@ -106,6 +134,12 @@ pub const DEFAULT_BACKENDS: u32 = 524_288;
 pub const NODE_ADDRESSES: u32 = 4_096;
 /// Capacity of [`map::DEVICES`].
 pub const DEVICES: u32 = 4_096;
+/// Default capacity of [`map::FLOWS`]; [`map::ARRIVALS`] has twice as many, because a masqueraded flow has two.
+pub const DEFAULT_FLOWS: u32 = 262_144;
+/// Default places per CPU in [`map::NASCENT`] and [`map::CLOSING`]. 48 bytes each.
+pub const DEFAULT_QUEUE_LENGTH: u32 = 16_384;
+/// Capacity of [`map::SERVICE_CIDRS`].
+pub const SERVICE_CIDRS: u32 = 8;
 /// Capacity of [`map::AFFINITY`].
 pub const AFFINITY_ROWS: u32 = 65_536;
 /// Capacity of [`map::SENDERS`].

@@ -15,10 +15,10 @@ map_type! {
 
 /// Where a service's backends are: a snapshot in one word.
 ///
-/// Bits 0..30 the first slot; bit 30 whether internalTrafficPolicy is Local; bit 31 whether any endpoint
-/// exists anywhere in the cluster; bits 32..48 the length of the cluster set, bits 48..64 that of the local
-/// set, which follows it. The policy stands here rather than in the frontends so that it changes in the same
-/// instant as the sets it chooses between.
+/// Bits 0..29 the first slot; bit 29 whether externalTrafficPolicy is Local; bit 30 whether internalTrafficPolicy
+/// is; bit 31 whether any endpoint exists anywhere in the cluster; bits 32..48 the length of the cluster set, bits 48..64 that of the local
+/// set, which follows it. The policies stand here rather than in the frontends so that they change in the same
+/// instant as the sets they choose between.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Sets(pub u64);
 
@@ -35,10 +35,11 @@ impl Sets {
     /// The longest set that fits: 65,535 endpoints.
     pub const MAX_LEN: usize = u16::MAX as usize;
     /// One more than the highest slot that fits.
-    pub const MAX_SLOTS: u32 = 1 << 30;
+    pub const MAX_SLOTS: u32 = 1 << 29;
     /// A service without endpoints.
     pub const EMPTY: Self = Self(0);
 
+    const EXTERNAL_LOCAL: u64 = 1 << 29;
     const INTERNAL_LOCAL: u64 = 1 << 30;
     const ANY_ENDPOINT: u64 = 1 << 31;
 
@@ -60,8 +61,14 @@ impl Sets {
         if local { Self(self.0 | Self::INTERNAL_LOCAL) } else { Self(self.0 & !Self::INTERNAL_LOCAL) }
     }
 
+    /// The same, with externalTrafficPolicy Local or Cluster.
+    #[must_use]
+    pub const fn with_external_local(self, local: bool) -> Self {
+        if local { Self(self.0 | Self::EXTERNAL_LOCAL) } else { Self(self.0 & !Self::EXTERNAL_LOCAL) }
+    }
+
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 30 bits")]
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 29 bits")]
     const fn start(self) -> u32 {
         (self.0 & (Self::MAX_SLOTS - 1) as u64) as u32
     }
@@ -88,6 +95,12 @@ impl Sets {
     #[inline(always)]
     pub const fn any_endpoint(self) -> bool {
         self.0 & Self::ANY_ENDPOINT != 0
+    }
+
+    /// Whether the other frontends lead clients outside to the local set (externalTrafficPolicy Local).
+    #[inline(always)]
+    pub const fn external_local(self) -> bool {
+        self.0 & Self::EXTERNAL_LOCAL != 0
     }
 
     /// Whether the ClusterIP leads to the local set (internalTrafficPolicy Local).

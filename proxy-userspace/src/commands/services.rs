@@ -24,7 +24,9 @@ const SHOWN: usize = 4;
 /// # Errors
 /// When nothing is pinned, or it cannot be read.
 pub fn run(args: &Services) -> Result<()> {
-    let contents = contents::read(&Pins::new(&args.bpffs_root))?;
+    let mut contents = contents::read(&Pins::new(&args.bpffs_root))?;
+    // They serve nothing: they say that everything else is refused there.
+    contents.frontends.retain(|entry| entry.key.scope != scope::ADDRESS);
     let text = match args.output {
         Output::Table => as_table(&contents),
         Output::Json => serde_json::to_string_pretty(&Document::from(&contents))? + "\n",

@@ -297,7 +297,10 @@ impl Planner {
             let len = |set: &Vec<Backend>| u16::try_from(set.len()).unwrap_or(u16::MAX);
             Sets::new(range.start, len(&table.cluster), len(&table.local))
         };
-        let sets = sets.with_any_endpoint(table.any_endpoint).with_internal_local(table.internal_local);
+        let sets = sets
+            .with_any_endpoint(table.any_endpoint)
+            .with_internal_local(table.internal_local)
+            .with_external_local(table.external_local);
         if port.sets != sets || fresh {
             port.sets = sets;
             draft.publish.push(Operation::SetSets { service: id, sets });

@@ -166,6 +166,7 @@ pub fn show(key: &FrontendKey) -> String {
         (scope::NODE_PORT, ip) => {
             format!("*:{port}/{protocol} ({})", if ip.is_ipv4() { "IPv4" } else { "IPv6" })
         }
+        (scope::ADDRESS, ip) => format!("{ip}, whatever port"),
         (_, std::net::IpAddr::V4(ip)) => format!("{ip}:{port}/{protocol}"),
         (_, std::net::IpAddr::V6(ip)) => format!("[{ip}]:{port}/{protocol}"),
     }

@@ -14,10 +14,10 @@ use std::{
 
 use proxy_common::{
     address::{Address, Port},
-    decision::{Caller, Tables},
+    decision::{Caller, Client, Tables},
     layout::{
         Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey, Service,
-        Sets, Traits,
+        Sets, Traits, client_kind,
     },
 };
 
@@ -191,7 +191,7 @@ impl Socket {
     }
 }
 
-impl Caller for Socket {
+impl Client for Socket {
     fn random(&self) -> u32 {
         // 2^32 divided by the golden ratio.
         self.random.replace(self.random.get().wrapping_add(0x9e37_79b9))
@@ -201,12 +201,20 @@ impl Caller for Socket {
         self.now.get()
     }
 
-    fn in_host_namespace(&self) -> bool {
-        self.host_namespace.get()
+    fn identity(&self) -> (Address, u32) {
+        let [a, b, c, d, e, f, g, h] = self.namespace.get().to_be_bytes();
+        let cookie = Address::from_octets([0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h]);
+        (cookie, client_kind::NAMESPACE)
     }
 
-    fn namespace(&self) -> u64 {
-        self.namespace.get()
+    fn is_outside(&self) -> bool {
+        false
+    }
+}
+
+impl Caller for Socket {
+    fn in_host_namespace(&self) -> bool {
+        self.host_namespace.get()
     }
 
     fn cookie(&self) -> u64 {

@@ -228,7 +228,7 @@ mod tests {
         assert!(parse(&["kubeshunt", "run", "--manifests", "d"]).is_ok());
         assert!(parse(&["kubeshunt", "run", "--manifests", "d", "--kubeconfig", "f"]).is_err());
         assert!(parse(&["kubeshunt", "run", "--max-backends", "0"]).is_err());
-        assert!(parse(&["kubeshunt", "run", "--max-backends", "1073741824"]).is_err());
+        assert!(parse(&["kubeshunt", "run", "--max-backends", "536870912"]).is_err());
     }
 
     #[test]

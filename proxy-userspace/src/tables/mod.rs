@@ -56,6 +56,8 @@ pub struct PortTable {
     pub any_endpoint: bool,
     /// internalTrafficPolicy Local.
     pub internal_local: bool,
+    /// externalTrafficPolicy Local.
+    pub external_local: bool,
     /// ClientIP affinity timeout in seconds, 0 for none.
     pub affinity_seconds: u32,
     /// Endpoints that did not fit into a set, 0 as a rule.
@@ -73,6 +75,14 @@ pub fn of_service(cluster: &Cluster, name: &ServiceName) -> Vec<PortTable> {
             let endpoints = cluster.endpoints(name, port, family);
             let sets = policy::categorize(service, port, cluster.node(), &endpoints);
             tables.push(of_port(service, port, family, &sets));
+        }
+    }
+    for cluster_ip in &service.cluster_ips {
+        // Once per address, though a Service may have many ports.
+        if let Some(table) = tables.iter_mut().find(|table| table.name.family == Family::of(*cluster_ip)) {
+            let address = Address::from(*cluster_ip);
+            let key = FrontendKey { address, port: Port::new(0), protocol: 0, scope: scope::ADDRESS };
+            table.frontends.push((key, frontend_kind::CLUSTER_IP));
         }
     }
     tables
@@ -101,6 +111,7 @@ pub fn of_port(
         local,
         any_endpoint: sets.any,
         internal_local: service.internal_policy == TrafficPolicy::Local,
+        external_local: service.external_policy == TrafficPolicy::Local,
         affinity_seconds: service.affinity_seconds.unwrap_or(0),
         left_out: beyond_cluster + beyond_local,
     }

@@ -39,6 +39,7 @@ pub(crate) fn table(number: u16, key: FrontendKey, cluster: Vec<Backend>) -> Por
         cluster: sorted(cluster),
         local: Vec::new(),
         internal_local: false,
+        external_local: false,
         affinity_seconds: 0,
         left_out: 0,
     }
@@ -133,6 +134,7 @@ fn any_tables(number: u16, random: &mut Rng) -> Vec<PortTable> {
             cluster,
             local,
             internal_local: random.bool(),
+            external_local: random.bool(),
             affinity_seconds: if random.bool() { 0 } else { random.u32(1..86_401) },
             left_out: 0,
         }

@@ -108,6 +108,7 @@ pub(super) fn table(number: u16, port: u8, frontends: Vec<FrontendKey>, with: &P
         local: set(&with.local),
         any_endpoint: with.any || !with.endpoints.is_empty() || !with.local.is_empty(),
         internal_local: with.internal_local,
+        external_local: false,
         affinity_seconds: with.affinity,
         left_out: 0,
     }

@@ -1,0 +1,198 @@
+//! What becomes of a packet.
+//!
+//! A flow through a node has three names, and each packet gets from one to the next:
+//!
+//! ```text
+//!              arrives            inside the node            leaves
+//! to backend   C:cp → V:vp        C:sp → B:bp                S:sp → B:bp  (masqueraded)
+//!                                                            C:sp → B:bp  (otherwise)
+//! to client    B:bp → S:sp        B:bp → C:sp                V:vp → C:cp
+//!              B:bp → C:sp
+//! ```
+//!
+//! C the client, V the VIP, B the backend, S an address of the node. Destinations are translated where a packet comes
+//! in, the kernel routes it under the middle name (which is also what other programs, netfilter and conntrack see,
+//! as under kube-proxy), and sources are translated where it goes out. `sp` is the client's own port `cp`, unless the
+//! flow is masqueraded or another flow has the middle name already.
+//!
+//! - [`ingress`](mod@ingress): where a packet comes in;
+//! - [`opening`]: a new flow: its backend, its names;
+//! - [`egress`](mod@egress): where it goes out;
+//! - [`state`]: what a packet says about its flow.
+
+pub mod egress;
+pub mod ingress;
+pub mod opening;
+pub mod state;
+
+pub use egress::egress;
+pub use ingress::ingress;
+
+use super::Client;
+use crate::{
+    address::{Address, Port},
+    layout::{Arrival, Counter, Flow, Queued, Tuple, flow_state},
+};
+
+/// The maps of flows, as the decision sees them.
+pub trait Flows {
+    /// Where a flow that was found lies, to write to it without a second look-up.
+    type Place: Copy;
+
+    /// What to do with a packet that arrives, as read: the caller checks the seal.
+    fn arrival(&self, tuple: &Tuple) -> Option<Arrival>;
+    /// Writes that; over what there is, unless `only_new`.
+    fn put_arrival(&self, tuple: &Tuple, arrival: &Arrival, only_new: bool) -> Put;
+    /// Deletes it.
+    fn remove_arrival(&self, tuple: &Tuple);
+    /// The flow of an ordered tuple, as read: the caller checks the seal.
+    fn flow(&self, key: &Tuple) -> Option<(Flow, Self::Place)>;
+    /// Writes a flow where there is none.
+    fn put_flow(&self, key: &Tuple, flow: &Flow) -> Put;
+    /// Deletes it.
+    fn remove_flow(&self, key: &Tuple);
+    /// Writes when the flow was last seen, and its state.
+    fn touch(&self, place: Self::Place, seen: u64, state: u32);
+    /// Says that packets from and to this backend must be looked at.
+    fn watch_backend(&self, backend: &Address);
+    /// Takes the next place in a queue; returns who had it.
+    fn enqueue(&self, queue: Queue, entry: &Queued) -> Option<Queued>;
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Put {
+    /// Written.
+    Done,
+    /// There is something already.
+    Taken,
+    /// The map is full.
+    Full,
+}
+
+/// A queue of flows that make room for others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queue {
+    /// Flows the client has not confirmed.
+    Nascent = 0,
+    /// Flows that are over.
+    Closing = 1,
+}
+
+/// The node a packet passes, and the side it came from.
+pub trait Node: Client {
+    /// Under which address the node talks to a backend; `None` if there is no route, or no address of the family.
+    fn masquerade_address(&self, backend: &Address) -> Option<Address>;
+    /// A source port for a masqueraded flow, drawn at random; `None` if there are none at all.
+    fn masquerade_port(&self) -> Option<Port>;
+    /// Whether a socket of the node's own is connected that way: packets with that tuple would be its.
+    fn has_socket(&self, answer: &Tuple) -> bool;
+}
+
+/// What a packet's transport header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Signals(pub u32);
+
+impl Signals {
+    /// A packet in the middle of a flow.
+    pub const NONE: Self = Self(0);
+    /// It may begin a flow: TCP SYN without ACK, SCTP INIT, any UDP datagram.
+    pub const OPENS: u32 = 1;
+    /// Its sender will send no more: TCP FIN, SCTP SHUTDOWN-ACK and SHUTDOWN-COMPLETE.
+    pub const DONE: u32 = 2;
+    /// It breaks the flow off: TCP RST, SCTP ABORT.
+    pub const RESET: u32 = 4;
+
+    /// Whether a bit is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
+
+    /// From byte 13 of a TCP header (RFC 9293 section 3.1).
+    #[inline(always)]
+    #[must_use]
+    pub const fn tcp(flags: u8) -> Self {
+        let opens = if flags & 0x12 == 0x02 { Self::OPENS } else { 0 };
+        let done = if flags & 0x01 != 0 { Self::DONE } else { 0 };
+        let reset = if flags & 0x04 != 0 { Self::RESET } else { 0 };
+        Self(opens | done | reset)
+    }
+
+    /// From the type of an SCTP packet's first chunk (RFC 9260 section 3.2).
+    #[inline(always)]
+    #[must_use]
+    pub const fn sctp(chunk: u8) -> Self {
+        Self(match chunk {
+            1 => Self::OPENS,
+            6 => Self::RESET,
+            8 | 14 => Self::DONE,
+            _ => 0,
+        })
+    }
+}
+
+/// New ends for a packet: at ingress the address is the destination's, at egress the source's. Ports are both as
+/// they shall be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rewrite {
+    /// The new address.
+    pub address: Address,
+    /// The source port.
+    pub source_port: Port,
+    /// The destination port.
+    pub destination_port: Port,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Not ours: hands off.
+    Pass,
+    /// It goes on with other ends.
+    Rewrite(Rewrite),
+    /// The same, and it has opened a flow; counted.
+    Open(Rewrite),
+    /// It ends here, silently; counted.
+    Drop(Counter),
+    /// It ends here, and its sender is told that nobody is there; counted.
+    Refuse(Counter),
+}
+
+/// Deletes a flow and the arrivals that lead to it: those first, because without the flow they would lead packets to
+/// a backend whose answers nobody knows any more. Arrivals of a later flow stay.
+#[inline(always)]
+pub fn remove<F: Flows>(flows: &F, key: &Tuple, flow: &Flow) {
+    remove_arrival(flows, &flow.asked(key), flow.born);
+    if flow.is_masqueraded() {
+        remove_arrival(flows, &flow.answered(key), flow.born);
+    }
+    flows.remove_flow(key);
+}
+
+#[inline(always)]
+fn remove_arrival<F: Flows>(flows: &F, tuple: &Tuple, born: u64) {
+    if let Some(arrival) = flows.arrival(tuple)
+        && arrival.born == born
+    {
+        flows.remove_arrival(tuple);
+    }
+}
+
+/// Puts a flow into a queue, and removes the one whose place it takes if that one may still go.
+#[inline(always)]
+pub fn enqueue<F: Flows>(flows: &F, queue: Queue, key: &Tuple, born: u64) {
+    let Some(previous) = flows.enqueue(queue, &Queued { key: *key, born }) else { return };
+    if previous.born == 0 {
+        return;
+    }
+    let Some((flow, _)) = flows.flow(&previous.key) else { return };
+    let may_go = match queue {
+        Queue::Nascent => flow.state & (flow_state::ESTABLISHED | flow_state::CLOSING) == 0,
+        Queue::Closing => flow.state & flow_state::CLOSING != 0,
+    };
+    if flow.born == previous.born && flow.belongs_to(&previous.key) && may_go {
+        remove(flows, &previous.key, &flow);
+    }
+}
