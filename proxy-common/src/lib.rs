@@ -5,12 +5,14 @@
 //! line, what decides about connections there.
 //!
 //! - [`address`]: addresses and ports as they stand on the wire;
+//! - [`checksum`]: checksum arithmetic;
 //! - [`layout`]: keys and values of every map, their names and sizes, the ABI version;
 //! - [`decision`]: which backend, which refusal, which name to show, over small map traits.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod address;
+pub mod checksum;
 pub mod layout;
 
 pub mod decision;

@@ -2,17 +2,19 @@
 //! overrides.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
     macros::btf_map,
 };
 use proxy_common::{
     address::Address,
     layout::{
-        self, Affinity, AffinityKey, Backend, Device, Frontend, FrontendKey, Origin, Sender, SenderKey,
-        Service,
+        self, Affinity, AffinityKey, Arrival, Backend, Device, Flow, Frontend, FrontendKey, Origin, Prefix,
+        Queued, Sender, SenderKey, Service, Tuple,
     },
 };
+
+use crate::packet::Work;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -49,3 +51,37 @@ pub static COUNTERS: PerCpuArray<u64, { layout::Counter::COUNT as usize }> = Per
 
 #[btf_map]
 pub static DEVICES: HashMap<u32, Device, { layout::DEVICES as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub static FLOWS: HashMap<Tuple, Flow, { layout::DEFAULT_FLOWS as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub static ARRIVALS: HashMap<Tuple, Arrival, { 2 * layout::DEFAULT_FLOWS as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+#[btf_map]
+pub static NASCENT: Array<Queued, { layout::DEFAULT_QUEUE_LENGTH as usize }> = Array::new();
+
+#[btf_map]
+pub static CLOSING: Array<Queued, { layout::DEFAULT_QUEUE_LENGTH as usize }> = Array::new();
+
+#[btf_map]
+pub static TURNS: PerCpuArray<u32, 2> = PerCpuArray::new();
+
+#[btf_map]
+pub static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static ROUTE: PerCpuArray<bpf_fib_lookup, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static VIP_CELLS: Array<Cells, { ROWS }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static BACKEND_CELLS: Array<Cells, { ROWS }> = Array::new();
+
+#[btf_map]
+pub static SERVICE_CIDRS: Array<Prefix, { layout::SERVICE_CIDRS as usize }, MMAPABLE> = Array::new();
+
+type Cells = [u8; layout::CELLS_PER_ROW as usize];
+const ROWS: usize = (layout::CELLS / layout::CELLS_PER_ROW) as usize;

@@ -24,14 +24,38 @@ pub fn find(tables: &impl Tables, caller: &impl Caller, destination: &Destinatio
     if ours { Some(frontend) } else { None }
 }
 
-/// The frontend that a packet for `destination` belongs to. Packets for loopback addresses never come by a device.
+/// What a packet for `destination` meets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnTheWire {
+    /// A frontend.
+    Served(Frontend),
+    /// A Service's ClusterIP, but none of its ports.
+    ClosedPort,
+    /// Nothing of ours.
+    Foreign,
+}
+
+/// What a packet for `destination` meets. Packets for loopback addresses never come by a device. One key serves all
+/// look-ups: the stack is short.
 #[inline(always)]
-pub fn on_the_wire(tables: &impl Tables, destination: &Destination) -> Option<Frontend> {
-    if let Some(frontend) = vip(tables, destination) {
-        return Some(frontend);
+pub fn on_the_wire(tables: &impl Tables, destination: &Destination) -> OnTheWire {
+    let mut key = FrontendKey {
+        address: destination.address,
+        port: destination.port,
+        protocol: destination.protocol,
+        scope: scope::VIP,
+    };
+    if let Some(frontend) = lookup(tables, &key) {
+        return OnTheWire::Served(frontend);
     }
-    let frontend = node_port(tables, destination)?;
-    if tables.is_node_address(&destination.address) { Some(frontend) } else { None }
+    key.address = destination.address.any_of_family();
+    key.scope = scope::NODE_PORT;
+    if let Some(frontend) = lookup(tables, &key)
+        && tables.is_node_address(&destination.address)
+    {
+        return OnTheWire::Served(frontend);
+    }
+    if is_cluster_ip(tables, &destination.address) { OnTheWire::ClosedPort } else { OnTheWire::Foreign }
 }
 
 /// Whether the address is some Service's ClusterIP, whatever the port.

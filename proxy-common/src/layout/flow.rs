@@ -45,9 +45,39 @@ impl Tuple {
     #[inline(always)]
     #[must_use]
     pub fn ordered(&self) -> (Self, bool) {
+        if self.is_ordered() { (*self, false) } else { (self.reversed(), true) }
+    }
+
+    /// Whether it is the one of the two directions under which a flow is kept.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_ordered(&self) -> bool {
         let source = (self.source.rank(), self.source_port.wire());
         let destination = (self.destination.rank(), self.destination_port.wire());
-        if source <= destination { (*self, false) } else { (self.reversed(), true) }
+        source <= destination
+    }
+
+    /// Writes the tuple with its ends swapped to `into`.
+    #[inline(always)]
+    pub const fn reverse_into(&self, into: &mut Self) {
+        into.source = self.destination;
+        into.destination = self.source;
+        into.source_port = self.destination_port;
+        into.destination_port = self.source_port;
+        into.protocol = self.protocol;
+        into.reserved = [0; 3];
+    }
+
+    /// Writes the ordered tuple to `into`; whether it is this one reversed.
+    #[inline(always)]
+    pub fn order_into(&self, into: &mut Self) -> bool {
+        if self.is_ordered() {
+            *into = *self;
+            false
+        } else {
+            self.reverse_into(into);
+            true
+        }
     }
 
     #[inline(always)]
@@ -91,12 +121,10 @@ pub mod arrival_flag {
 }
 
 impl Arrival {
-    /// The same, sealed for `key`.
+    /// Seals it for `key`.
     #[inline(always)]
-    #[must_use]
-    pub const fn sealed(mut self, key: &Tuple) -> Self {
+    pub const fn seal_for(&mut self, key: &Tuple) {
         self.seal = self.weight(key);
-        self
     }
 
     /// Whether this value was written for `key`.
@@ -167,12 +195,10 @@ pub mod flow_state {
 }
 
 impl Flow {
-    /// The same, sealed for `key`.
+    /// Seals it for `key`.
     #[inline(always)]
-    #[must_use]
-    pub const fn sealed(mut self, key: &Tuple) -> Self {
+    pub const fn seal_for(&mut self, key: &Tuple) {
         self.seal = self.weight(key);
-        self
     }
 
     /// Whether this value was written for `key`.

@@ -1,19 +1,25 @@
 //! Where a packet goes out: its source is translated.
 
-use super::{Flows, Node, Rewrite, Signals, Verdict, state};
+use super::{Desk, Flows, Node, Rewrite, Signals, Verdict, state};
 use crate::layout::{Flow, Tuple};
 
 /// Decides about a packet that leaves by a device, and notes what it says about its flow.
 #[inline(always)]
-pub fn egress<F: Flows>(flows: &F, node: &impl Node, tuple: &Tuple, signals: Signals) -> Verdict {
-    let (key, is_reversed) = tuple.ordered();
-    let Some((flow, place)) = flows.flow(&key) else { return Verdict::Pass };
-    if !flow.belongs_to(&key) {
+pub fn egress<F: Flows>(
+    flows: &F,
+    node: &impl Node,
+    desk: &mut Desk,
+    (tuple, signals): (&Tuple, Signals),
+) -> Verdict {
+    let is_reversed = tuple.order_into(&mut desk.key);
+    let Some((flow, place)) = flows.flow(&desk.key) else { return Verdict::Pass };
+    if !flow.belongs_to(&desk.key) {
         return Verdict::Pass;
     }
-    let from_client = flow.client_is_source() != is_reversed;
-    state::note(flows, node.now(), (&key, &flow, place), from_client, signals);
-    match translated(&flow, tuple, from_client) {
+    desk.flow = flow;
+    let from_client = desk.flow.client_is_source() != is_reversed;
+    state::note(flows, desk, node.now(), place, (from_client, signals));
+    match translated(&desk.flow, tuple, from_client) {
         Some(rewrite) => Verdict::Rewrite(rewrite),
         None => Verdict::Pass,
     }

@@ -1,8 +1,11 @@
 //! Where a packet comes in: its destination is translated.
 
-use super::{Flows, Node, Rewrite, Signals, Verdict, opening, remove, state};
+use super::{Desk, Flows, Node, Queue, Rewrite, Signals, Verdict, enqueue, opening, remove_other, state};
 use crate::{
-    decision::{Destination, Tables, frontend},
+    decision::{
+        Destination, Tables,
+        frontend::{self, OnTheWire},
+    },
     layout::{Arrival, Counter, Tuple, arrival_flag, flow_state},
 };
 
@@ -15,49 +18,78 @@ pub fn ingress<F: Flows>(
     tables: &impl Tables,
     flows: &F,
     node: &impl Node,
-    tuple: &Tuple,
-    signals: Signals,
+    desk: &mut Desk,
+    (tuple, signals): (&Tuple, Signals),
 ) -> Verdict {
     if let Some(arrival) = known(flows, tuple) {
-        let rewrite = rewrite(&arrival);
-        if !needs_flow(&arrival, tuple, signals) {
-            return Verdict::Rewrite(rewrite);
-        }
-        let (key, _) = inside(&arrival, tuple).ordered();
-        if let Some((flow, place)) = flows.flow(&key)
-            && flow.belongs_to(&key)
-            && flow.born == arrival.born
+        if !needs_flow(&arrival, tuple, signals)
+            || is_going_on(flows, node, desk, &arrival, &(tuple, signals))
         {
-            if !signals.has(Signals::OPENS) || flow.state & flow_state::CLOSING == 0 {
-                if arrival.flags & arrival_flag::STAYS != 0 {
-                    state::note(flows, node.now(), (&key, &flow, place), true, signals);
-                }
-                return Verdict::Rewrite(rewrite);
-            }
-            // The client uses the port of a connection that is over for another one.
-            remove(flows, &key, &flow);
+            return Verdict::Rewrite(rewrite(&arrival));
         }
-        // Else its other half is gone: it begins anew.
+        // It is over, or its other half is gone: it begins anew.
     }
     if !signals.has(Signals::OPENS) {
         return Verdict::Pass;
     }
-    let destination =
-        Destination { address: tuple.destination, port: tuple.destination_port, protocol: tuple.protocol };
-    if let Some(frontend) = frontend::on_the_wire(tables, &destination) {
-        return opening::open(tables, flows, node, tuple, &frontend);
+    desk.asked = *tuple;
+    begin(tables, flows, node, desk);
+    if matches!(desk.verdict, Verdict::Open(_)) {
+        enqueue(flows, desk, Queue::Nascent);
     }
-    unserved(tables, tuple)
+    desk.verdict
 }
 
-/// A packet for no frontend. kube-proxy in nftables mode refuses what is asked of a ClusterIP and no Service has, of
-/// whatever protocol.
-#[inline(always)]
-pub fn unserved(tables: &impl Tables, tuple: &Tuple) -> Verdict {
-    if frontend::is_cluster_ip(tables, &tuple.destination) {
-        Verdict::Refuse(Counter::PacketClosedPort)
-    } else {
-        Verdict::Pass
+/// Whether the flow that a client's packet belongs to is there. One that is over is removed when the packet opens
+/// another: the client uses its port again.
+#[inline(never)]
+fn is_going_on<F: Flows>(
+    flows: &F,
+    node: &impl Node,
+    desk: &mut Desk,
+    arrival: &Arrival,
+    packet: &(&Tuple, Signals),
+) -> bool {
+    let (tuple, signals) = *packet;
+    desk.tuple.source = tuple.source;
+    desk.tuple.destination = arrival.address;
+    desk.tuple.source_port = arrival.source_port;
+    desk.tuple.destination_port = arrival.port;
+    desk.tuple.protocol = tuple.protocol;
+    desk.tuple.order_into(&mut desk.key);
+    let Some((flow, place)) = flows.flow(&desk.key) else { return false };
+    if !flow.belongs_to(&desk.key) || flow.born != arrival.born {
+        return false;
+    }
+    desk.flow = flow;
+    if signals.has(Signals::OPENS) && desk.flow.state & flow_state::CLOSING != 0 {
+        desk.other = desk.flow;
+        desk.other_key = desk.key;
+        remove_other(flows, desk);
+        return false;
+    }
+    if arrival.flags & arrival_flag::STAYS != 0 {
+        state::note(flows, desk, node.now(), place, (true, signals));
+    }
+    true
+}
+
+/// Opens a flow for what was asked, if a Service has it.
+#[inline(never)]
+fn begin<F: Flows>(tables: &impl Tables, flows: &F, node: &impl Node, desk: &mut Desk) {
+    let destination = Destination {
+        address: desk.asked.destination,
+        port: desk.asked.destination_port,
+        protocol: desk.asked.protocol,
+    };
+    match frontend::on_the_wire(tables, &destination) {
+        OnTheWire::Served(frontend) => {
+            desk.frontend = frontend;
+            opening::open(tables, flows, node, desk);
+        }
+        // As kube-proxy has it in nftables mode.
+        OnTheWire::ClosedPort => desk.verdict = Verdict::Refuse(Counter::PacketClosedPort),
+        OnTheWire::Foreign => desk.verdict = Verdict::Pass,
     }
 }
 
@@ -85,17 +117,4 @@ const fn needs_flow(arrival: &Arrival, tuple: &Tuple, signals: Signals) -> bool 
     arrival.flags & arrival_flag::REPLY == 0
         && (arrival.flags & arrival_flag::STAYS != 0
             || signals.has(Signals::OPENS) && tuple.protocol != crate::layout::protocol::UDP)
-}
-
-/// The tuple that a client's packet has inside the node.
-#[inline(always)]
-const fn inside(arrival: &Arrival, tuple: &Tuple) -> Tuple {
-    Tuple {
-        source: tuple.source,
-        destination: arrival.address,
-        source_port: arrival.source_port,
-        destination_port: arrival.port,
-        protocol: tuple.protocol,
-        reserved: [0; 3],
-    }
 }

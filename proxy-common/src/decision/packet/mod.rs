@@ -31,7 +31,7 @@ pub use ingress::ingress;
 use super::Client;
 use crate::{
     address::{Address, Port},
-    layout::{Arrival, Counter, Flow, Queued, Tuple, flow_state},
+    layout::{Arrival, Backend, Counter, Flow, Frontend, Queued, Tuple, flow_state},
 };
 
 /// The maps of flows, as the decision sees them.
@@ -147,9 +147,10 @@ pub struct Rewrite {
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub enum Verdict {
     /// Not ours: hands off.
-    Pass,
+    Pass = 0,
     /// It goes on with other ends.
     Rewrite(Rewrite),
     /// The same, and it has opened a flow; counted.
@@ -160,15 +161,44 @@ pub enum Verdict {
     Refuse(Counter),
 }
 
+/// What the decision writes down while it opens or closes flows. It is handed in because a BPF program's stack has 512
+/// bytes: programs keep one per CPU in a map. What stands on it when a decision begins does not matter.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Desk {
+    asked: Tuple,
+    key: Tuple,
+    answer: Tuple,
+    tuple: Tuple,
+    flow: Flow,
+    other: Flow,
+    other_key: Tuple,
+    arrival: Arrival,
+    queued: Queued,
+    backend: Backend,
+    frontend: Frontend,
+    verdict: Verdict,
+}
+
+impl Desk {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
+        // SAFETY: map types are plain integers, and the first verdict is `Pass`.
+        unsafe { core::mem::zeroed() }
+    }
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Deletes a flow and the arrivals that lead to it: those first, because without the flow they would lead packets to
 /// a backend whose answers nobody knows any more. Arrivals of a later flow stay.
-#[inline(always)]
 pub fn remove<F: Flows>(flows: &F, key: &Tuple, flow: &Flow) {
-    remove_arrival(flows, &flow.asked(key), flow.born);
-    if flow.is_masqueraded() {
-        remove_arrival(flows, &flow.answered(key), flow.born);
-    }
-    flows.remove_flow(key);
+    remove_other(flows, &mut Desk { other: *flow, other_key: *key, ..Desk::new() });
 }
 
 #[inline(always)]
@@ -180,19 +210,44 @@ fn remove_arrival<F: Flows>(flows: &F, tuple: &Tuple, born: u64) {
     }
 }
 
-/// Puts a flow into a queue, and removes the one whose place it takes if that one may still go.
-#[inline(always)]
-pub fn enqueue<F: Flows>(flows: &F, queue: Queue, key: &Tuple, born: u64) {
-    let Some(previous) = flows.enqueue(queue, &Queued { key: *key, born }) else { return };
+/// Puts the flow on the desk into a queue, and removes the one whose place it takes if that one may still go.
+#[inline(never)]
+fn enqueue<F: Flows>(flows: &F, desk: &mut Desk, queue: Queue) {
+    desk.queued.key = desk.key;
+    desk.queued.born = desk.flow.born;
+    let Some(previous) = flows.enqueue(queue, &desk.queued) else { return };
     if previous.born == 0 {
         return;
     }
-    let Some((flow, _)) = flows.flow(&previous.key) else { return };
+    desk.other_key = previous.key;
+    let Some((flow, _)) = flows.flow(&desk.other_key) else { return };
     let may_go = match queue {
         Queue::Nascent => flow.state & (flow_state::ESTABLISHED | flow_state::CLOSING) == 0,
         Queue::Closing => flow.state & flow_state::CLOSING != 0,
     };
-    if flow.born == previous.born && flow.belongs_to(&previous.key) && may_go {
-        remove(flows, &previous.key, &flow);
+    if flow.born == previous.born && flow.belongs_to(&desk.other_key) && may_go {
+        desk.other = flow;
+        remove_other(flows, desk);
     }
+}
+
+/// Deletes the flow that lies on the desk as the other one.
+#[inline(never)]
+fn remove_other<F: Flows>(flows: &F, desk: &mut Desk) {
+    if desk.other.client_is_source() {
+        desk.tuple = desk.other_key;
+    } else {
+        desk.other_key.reverse_into(&mut desk.tuple);
+    }
+    desk.answer = desk.tuple;
+    desk.tuple.destination = desk.other.vip;
+    desk.tuple.destination_port = desk.other.vip_port;
+    desk.tuple.source_port = desk.other.client_port;
+    remove_arrival(flows, &desk.tuple, desk.other.born);
+    if desk.other.is_masqueraded() {
+        desk.answer.reverse_into(&mut desk.tuple);
+        desk.tuple.destination = desk.other.masquerade;
+        remove_arrival(flows, &desk.tuple, desk.other.born);
+    }
+    flows.remove_flow(&desk.other_key);
 }

@@ -1,71 +1,76 @@
 //! A new flow: its backend and its names.
 
-use super::{Flows, Node, Put, Queue, Rewrite, Verdict, enqueue, remove};
+use super::{Desk, Flows, Node, Put, Rewrite, Verdict, remove_other};
 use crate::{
     address::{Address, Port},
     decision::{Outcome, Tables, choice},
-    layout::{
-        Arrival, Backend, Counter, Flow, Frontend, Tuple, arrival_flag, backend_flag, flow_flag, flow_state,
-    },
+    layout::{Backend, Counter, Tuple, arrival_flag, backend_flag, flow_flag, flow_state},
 };
 
 /// How many source ports are tried. With nine of ten ports to a backend taken, one flow in thirty finds none.
 pub const PROBES: u32 = 32;
 
-/// Opens a flow from `tuple.source` through `frontend`, and says where its first packet goes.
+/// Opens a flow for what was asked of the frontend on the desk, and says there where its first packet goes.
 #[inline(always)]
-pub fn open<F: Flows>(
-    tables: &impl Tables,
-    flows: &F,
-    node: &impl Node,
-    tuple: &Tuple,
-    frontend: &Frontend,
-) -> Verdict {
-    let backend = match choice::choose(tables, node, frontend, node.random()) {
-        Ok(chosen) => chosen.backend,
+pub fn open<F: Flows>(tables: &impl Tables, flows: &F, node: &impl Node, desk: &mut Desk) {
+    if choose(tables, node, desk) {
+        name(flows, node, desk);
+    }
+}
+
+/// Chooses the backend, and whether it sees the client's address; `false` with the verdict where it ends here.
+#[inline(never)]
+fn choose(tables: &impl Tables, node: &impl Node, desk: &mut Desk) -> bool {
+    match choice::choose(tables, node, &desk.frontend, node.random()) {
+        Ok(chosen) => desk.backend = chosen.backend,
         // There are endpoints, but none for this client: kube-proxy drops, so that a load balancer which
         // tries nodes sees no answer rather than a wrong one.
-        Err(Outcome::Unreachable) => return Verdict::Drop(Counter::PacketNoLocalEndpoint),
-        Err(_) => return Verdict::Refuse(Counter::PacketNoEndpoint),
-    };
-    let mut masquerade = Address::ANY_V6;
-    if needs_masquerade(node, tuple, &backend) {
-        match node.masquerade_address(&backend.address) {
-            Some(own) => masquerade = own,
-            None => return Verdict::Refuse(Counter::PacketNoRoute),
+        Err(Outcome::Unreachable) => {
+            desk.verdict = Verdict::Drop(Counter::PacketNoLocalEndpoint);
+            return false;
+        }
+        Err(_) => {
+            desk.verdict = Verdict::Refuse(Counter::PacketNoEndpoint);
+            return false;
         }
     }
-    let stays = tables.is_node_address(&backend.address);
+    desk.flow.masquerade = Address::ANY_V6;
+    if needs_masquerade(node, &desk.asked, &desk.backend) {
+        match node.masquerade_address(&desk.backend.address) {
+            Some(own) => desk.flow.masquerade = own,
+            None => {
+                desk.verdict = Verdict::Refuse(Counter::PacketNoRoute);
+                return false;
+            }
+        }
+    }
     let now = node.now();
-    let names = Names { frontend: frontend.service, asked: *tuple, backend, masquerade, stays, now };
-    name(flows, node, &names)
+    desk.flow.vip = desk.asked.destination;
+    desk.flow.vip_port = desk.asked.destination_port;
+    desk.flow.client_port = desk.asked.source_port;
+    desk.flow.born = now;
+    desk.flow.seen = now;
+    desk.flow.service = desk.frontend.service;
+    desk.flow.state = 0;
+    desk.arrival.flags = if tables.is_node_address(&desk.backend.address) { arrival_flag::STAYS } else { 0 };
+    true
 }
 
 /// Whether answers would find their way back past this node if the backend saw the client's address: a backend
 /// elsewhere, asked from outside, would answer directly. And a pod that reaches itself must not see its own address as
 /// the sender's.
 #[inline(always)]
-fn needs_masquerade(node: &impl Node, tuple: &Tuple, backend: &Backend) -> bool {
-    backend.address == tuple.source || node.is_outside() && backend.flags & backend_flag::LOCAL == 0
-}
-
-/// Everything about a flow but its source port.
-struct Names {
-    frontend: u32,
-    asked: Tuple,
-    backend: Backend,
-    masquerade: Address,
-    stays: bool,
-    now: u64,
+fn needs_masquerade(node: &impl Node, asked: &Tuple, backend: &Backend) -> bool {
+    backend.address == asked.source || node.is_outside() && backend.flags & backend_flag::LOCAL == 0
 }
 
 /// Finds a source port under which no other flow is known, and writes the flow.
 #[inline(always)]
-fn name<F: Flows>(flows: &F, node: &impl Node, names: &Names) -> Verdict {
-    let is_masqueraded = names.masquerade != Address::ANY_V6;
-    let mut port = names.asked.source_port;
+fn name<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk) {
+    let is_masqueraded = desk.flow.is_masqueraded();
     let mut probe = 0;
     while probe < PROBES {
+        let mut port = desk.asked.source_port;
         // Its own port serves a client best, and is its to use as long as its address goes with it.
         if probe > 0 || is_masqueraded {
             match node.masquerade_port() {
@@ -73,103 +78,103 @@ fn name<F: Flows>(flows: &F, node: &impl Node, names: &Names) -> Verdict {
                 None => break,
             }
         }
-        match take(flows, node, names, port) {
+        match take(flows, node, desk, port) {
             Taking::Written => {
-                return Verdict::Open(Rewrite {
-                    address: names.backend.address,
+                desk.verdict = Verdict::Open(Rewrite {
+                    address: desk.backend.address,
                     source_port: port,
-                    destination_port: names.backend.port,
+                    destination_port: desk.backend.port,
                 });
+                return;
             }
-            Taking::Full => return Verdict::Refuse(Counter::PacketFlowsFull),
+            Taking::Full => {
+                desk.verdict = Verdict::Refuse(Counter::PacketFlowsFull);
+                return;
+            }
             Taking::Other => {}
         }
         probe += 1;
     }
-    Verdict::Refuse(Counter::PacketPortsExhausted)
+    desk.verdict = Verdict::Refuse(Counter::PacketPortsExhausted);
 }
 
+#[repr(u32)]
 enum Taking {
-    Written,
-    Full,
-    Other,
+    Written = 0,
+    Full = 1,
+    Other = 2,
 }
 
 /// Writes the flow with this source port: the flow itself first, then how answers arrive, then how the client's
 /// packets do. Whoever sees a later one sees the earlier.
-#[inline(always)]
-fn take<F: Flows>(flows: &F, node: &impl Node, names: &Names, port: Port) -> Taking {
-    let inside = Tuple {
-        source: names.asked.source,
-        destination: names.backend.address,
-        source_port: port,
-        destination_port: names.backend.port,
-        protocol: names.asked.protocol,
-        reserved: [0; 3],
-    };
-    let (key, is_reversed) = inside.ordered();
-    let flow = Flow {
-        vip: names.asked.destination,
-        masquerade: names.masquerade,
-        born: names.now,
-        seen: names.now,
-        vip_port: names.asked.destination_port,
-        client_port: names.asked.source_port,
-        service: names.frontend,
-        state: 0,
-        flags: if is_reversed { 0 } else { flow_flag::CLIENT_IS_SOURCE },
-        seal: 0,
-    }
-    .sealed(&key);
-    match flows.put_flow(&key, &flow) {
+#[inline(never)]
+fn take<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk, port: Port) -> Taking {
+    desk.tuple.source = desk.asked.source;
+    desk.tuple.destination = desk.backend.address;
+    desk.tuple.source_port = port;
+    desk.tuple.destination_port = desk.backend.port;
+    desk.tuple.protocol = desk.asked.protocol;
+    let is_reversed = desk.tuple.order_into(&mut desk.key);
+    desk.flow.flags = if is_reversed { 0 } else { flow_flag::CLIENT_IS_SOURCE };
+    desk.flow.seal_for(&desk.key);
+    match flows.put_flow(&desk.key, &desk.flow) {
         Put::Done => {}
         Put::Full => return Taking::Full,
         Put::Taken => {
-            let Some((old, _)) = flows.flow(&key) else { return Taking::Other };
-            let is_same =
-                old.vip == flow.vip && old.vip_port == flow.vip_port && old.client_port == flow.client_port;
-            if !is_same && old.state & flow_state::CLOSING == 0 {
-                return Taking::Other;
-            }
-            // What is left of an earlier connection gives way.
-            remove(flows, &key, &old);
-            if flows.put_flow(&key, &flow) != Put::Done {
+            if !make_way(flows, desk) {
                 return Taking::Other;
             }
         }
     }
-    if flow.is_masqueraded() {
-        let answer = flow.answered(&key);
-        let arrival = Arrival {
-            address: names.asked.source,
-            born: names.now,
-            port,
-            source_port: names.backend.port,
-            flags: arrival_flag::REPLY,
-            seal: 0,
-        }
-        .sealed(&answer);
-        let put =
-            if node.has_socket(&answer) { Put::Taken } else { flows.put_arrival(&answer, &arrival, true) };
+    let stays = desk.arrival.flags;
+    if desk.flow.is_masqueraded() {
+        desk.tuple.reverse_into(&mut desk.answer);
+        desk.answer.destination = desk.flow.masquerade;
+        desk.arrival.address = desk.asked.source;
+        desk.arrival.born = desk.flow.born;
+        desk.arrival.port = port;
+        desk.arrival.source_port = desk.backend.port;
+        desk.arrival.flags = arrival_flag::REPLY;
+        desk.arrival.seal_for(&desk.answer);
+        let put = if node.has_socket(&desk.answer) {
+            Put::Taken
+        } else {
+            flows.put_arrival(&desk.answer, &desk.arrival, true)
+        };
         if put != Put::Done {
-            flows.remove_flow(&key);
+            desk.arrival.flags = stays;
+            flows.remove_flow(&desk.key);
             return if put == Put::Full { Taking::Full } else { Taking::Other };
         }
     }
-    flows.watch_backend(&names.backend.address);
-    let arrival = Arrival {
-        address: names.backend.address,
-        born: names.now,
-        port: names.backend.port,
-        source_port: port,
-        flags: if names.stays { arrival_flag::STAYS } else { 0 },
-        seal: 0,
-    }
-    .sealed(&names.asked);
-    if flows.put_arrival(&names.asked, &arrival, false) != Put::Done {
-        remove(flows, &key, &flow);
+    flows.watch_backend(&desk.backend.address);
+    desk.arrival.address = desk.backend.address;
+    desk.arrival.born = desk.flow.born;
+    desk.arrival.port = desk.backend.port;
+    desk.arrival.source_port = port;
+    desk.arrival.flags = stays;
+    desk.arrival.seal_for(&desk.asked);
+    if flows.put_arrival(&desk.asked, &desk.arrival, false) != Put::Done {
+        if desk.flow.is_masqueraded() {
+            flows.remove_arrival(&desk.answer);
+        }
+        flows.remove_flow(&desk.key);
         return Taking::Full;
     }
-    enqueue(flows, Queue::Nascent, &key, names.now);
     Taking::Written
+}
+
+/// Puts the flow in the place of what is left of an earlier connection; `false` if a live one has it.
+#[inline(always)]
+fn make_way<F: Flows>(flows: &F, desk: &mut Desk) -> bool {
+    let Some((old, _)) = flows.flow(&desk.key) else { return false };
+    desk.other = old;
+    desk.other_key = desk.key;
+    let (old, new) = (&desk.other, &desk.flow);
+    let is_same = old.vip == new.vip && old.vip_port == new.vip_port && old.client_port == new.client_port;
+    if !is_same && old.state & flow_state::CLOSING == 0 {
+        return false;
+    }
+    remove_other(flows, desk);
+    flows.put_flow(&desk.key, &desk.flow) == Put::Done
 }

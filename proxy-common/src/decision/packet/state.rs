@@ -1,9 +1,9 @@
 //! What a packet says about its flow.
 
-use super::{Flows, Queue, Signals, enqueue};
-use crate::layout::{Flow, Tuple, flow_state};
+use super::{Desk, Flows, Queue, Signals, enqueue};
+use crate::layout::flow_state;
 
-/// How exact [`Flow::seen`] is, nanoseconds: writing it with each packet would make CPUs fight over the line.
+/// How exact [`crate::layout::Flow::seen`] is, nanoseconds: writing it with each packet would make CPUs fight over the line.
 const EXACTNESS: u64 = 1_000_000_000;
 
 /// The state after a packet.
@@ -40,21 +40,21 @@ pub const fn next(state: u32, from_client: bool, signals: Signals) -> u32 {
     next
 }
 
-/// Notes that a packet of the flow passed.
+/// Notes that a packet of the flow on the desk passed.
 #[inline(always)]
 pub fn note<F: Flows>(
     flows: &F,
+    desk: &mut Desk,
     now: u64,
-    found: (&Tuple, &Flow, F::Place),
-    from_client: bool,
-    signals: Signals,
+    place: F::Place,
+    (from_client, signals): (bool, Signals),
 ) {
-    let (key, flow, place) = found;
-    let state = next(flow.state, from_client, signals);
-    if state != flow.state || now.wrapping_sub(flow.seen) > EXACTNESS {
+    let (before, seen) = (desk.flow.state, desk.flow.seen);
+    let state = next(before, from_client, signals);
+    if state != before || now.wrapping_sub(seen) > EXACTNESS {
         flows.touch(place, now, state);
     }
-    if state & !flow.state & flow_state::CLOSING != 0 {
-        enqueue(flows, Queue::Closing, key, flow.born);
+    if state & !before & flow_state::CLOSING != 0 {
+        enqueue(flows, desk, Queue::Closing);
     }
 }

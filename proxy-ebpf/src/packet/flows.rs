@@ -1,0 +1,283 @@
+//! The packet decision's traits on BPF maps and helpers.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibLookup, bpf_sock, bpf_sock_tuple},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_sk_lookup_tcp,
+        bpf_sk_lookup_udp, bpf_sk_release,
+    },
+};
+use core::{mem, ptr};
+use proxy_common::{
+    address::{Address, Port},
+    decision::{
+        Client, choice,
+        packet::{Flows, Node, Put, Queue},
+    },
+    layout::{Arrival, Flow, PortRanges, Queued, Tuple, client_kind, protocol},
+};
+
+use super::{Work, filter, skb::Skb};
+use crate::maps::{ARRIVALS, CLOSING, DEVICES, FLOWS, NASCENT, ROUTE, TURNS, WORK};
+
+#[unsafe(no_mangle)]
+static POD_SIDE: u8 = 0;
+#[unsafe(no_mangle)]
+static MASQUERADE_PORTS: u64 = 0;
+#[unsafe(no_mangle)]
+static QUEUE_LENGTH: u32 = 0;
+
+const EEXIST: i32 = -17;
+
+/// Whether this node's pods are behind the device.
+#[inline(always)]
+pub fn is_pod_side() -> bool {
+    // SAFETY: a reference to a static is valid and aligned.
+    unsafe { ptr::read_volatile(&POD_SIDE) != 0 }
+}
+
+/// This CPU's place for what a run writes down.
+#[inline(always)]
+pub fn work() -> Option<&'static mut Work> {
+    let work = WORK.get_ptr_mut(0)?;
+    // SAFETY: the verifier checked the pointer. TC programs do not interrupt each other on one CPU, and a run asks
+    // for it once. What an earlier run left there is a `Work` as well, and so is zero, which is there at first.
+    Some(unsafe { &mut *work })
+}
+
+/// The maps.
+pub struct FlowMaps;
+
+impl Flows for FlowMaps {
+    type Place = *mut Flow;
+
+    #[inline(always)]
+    fn arrival(&self, tuple: &Tuple) -> Option<Arrival> {
+        let value = ARRIVALS.get_ptr(tuple)?;
+        // SAFETY: the verifier checked the pointer. The element may be reused while it is copied; the seal tells.
+        Some(unsafe { mem::transmute::<[u64; 5], Arrival>(words(value.cast())) })
+    }
+
+    #[inline(always)]
+    fn put_arrival(&self, tuple: &Tuple, arrival: &Arrival, only_new: bool) -> Put {
+        put(ARRIVALS.insert(tuple, arrival, u64::from(if only_new { BPF_NOEXIST } else { BPF_ANY })))
+    }
+
+    #[inline(always)]
+    fn remove_arrival(&self, tuple: &Tuple) {
+        let _ = ARRIVALS.remove(tuple);
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &Tuple) -> Option<(Flow, Self::Place)> {
+        let place = FLOWS.get_ptr_mut(key)?;
+        // SAFETY: as in `arrival`.
+        Some((unsafe { mem::transmute::<[u64; 9], Flow>(words(place.cast_const().cast())) }, place))
+    }
+
+    #[inline(always)]
+    fn put_flow(&self, key: &Tuple, flow: &Flow) -> Put {
+        put(FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)))
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, key: &Tuple) {
+        let _ = FLOWS.remove(key);
+    }
+
+    #[inline(always)]
+    fn touch(&self, place: Self::Place, seen: u64, state: u32) {
+        // SAFETY: the verifier checked the pointer. If the element is another flow's by now, that one was just
+        // seen as well, and its state is at worst ahead of it.
+        unsafe {
+            ptr::write_volatile(&raw mut (*place).seen, seen);
+            ptr::write_volatile(&raw mut (*place).state, state);
+        }
+    }
+
+    #[inline(always)]
+    fn watch_backend(&self, backend: &Address) {
+        filter::mark_backend(backend);
+    }
+
+    #[inline(always)]
+    fn enqueue(&self, queue: Queue, entry: &Queued) -> Option<Queued> {
+        let turns = TURNS.get_ptr_mut(queue as u32)?;
+        // SAFETY: the verifier checked the pointer; the cell is this CPU's own, and TC programs do not interrupt
+        // each other on one CPU. `QUEUE_LENGTH` is a static.
+        let (turn, length) = unsafe {
+            let turn = *turns;
+            *turns = turn.wrapping_add(1);
+            (turn, ptr::read_volatile(&QUEUE_LENGTH))
+        };
+        // SAFETY: takes nothing, returns a number.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        // A power of two.
+        let place = cpu * length + (turn & (length.wrapping_sub(1)));
+        let place = match queue {
+            Queue::Nascent => NASCENT.get_ptr_mut(place)?,
+            Queue::Closing => CLOSING.get_ptr_mut(place)?,
+        };
+        // SAFETY: the verifier checked the pointer; the place is this CPU's own.
+        unsafe {
+            let previous = ptr::read(place);
+            ptr::write(place, *entry);
+            Some(previous)
+        }
+    }
+}
+
+/// Reads a value word by word, each of them once: what was checked is what is used, whoever writes meanwhile.
+///
+/// # Safety
+/// `from` is valid for reads of that many words.
+#[inline(always)]
+unsafe fn words<const N: usize>(from: *const u64) -> [u64; N] {
+    let mut words = [0; N];
+    let mut index = 0;
+    while index < N {
+        // SAFETY: within bounds, by the caller's promise.
+        words[index] = unsafe { ptr::read_volatile(from.add(index)) };
+        index += 1;
+    }
+    words
+}
+
+#[inline(always)]
+const fn put(result: Result<(), i32>) -> Put {
+    match result {
+        Ok(()) => Put::Done,
+        Err(EEXIST) => Put::Taken,
+        // E2BIG; ENOMEM and EBUSY are to a new flow the same.
+        Err(_) => Put::Full,
+    }
+}
+
+/// This node, as a packet of a client meets it.
+pub struct Here<'a> {
+    /// The packet.
+    pub skb: Skb,
+    /// Its source address.
+    pub client: &'a Address,
+}
+
+impl Client for Here<'_> {
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing, returns a number.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: takes nothing, returns a number.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn identity(&self) -> (Address, u32) {
+        (*self.client, client_kind::ADDRESS)
+    }
+
+    #[inline(always)]
+    fn is_outside(&self) -> bool {
+        !is_pod_side()
+    }
+}
+
+impl Node for Here<'_> {
+    #[inline(always)]
+    fn masquerade_address(&self, backend: &Address) -> Option<Address> {
+        let index = route(self.skb, self.client, backend);
+        let device = DEVICES.get_ptr(index)?;
+        // SAFETY: the verifier checked the pointer.
+        let address = unsafe { if backend.is_v4() { (*device).v4 } else { (*device).v6 } };
+        if address == Address::ANY_V6 { None } else { Some(address) }
+    }
+
+    #[inline(always)]
+    fn masquerade_port(&self) -> Option<Port> {
+        // SAFETY: a reference to a static is valid and aligned.
+        let ranges = PortRanges(unsafe { ptr::read_volatile(&MASQUERADE_PORTS) });
+        if ranges.len() == 0 { None } else { Some(ranges.port(choice::scale(self.random(), ranges.len()))) }
+    }
+
+    #[inline(always)]
+    fn has_socket(&self, answer: &Tuple) -> bool {
+        is_connected(self.skb, answer)
+    }
+}
+
+/// The device by which the kernel would send a packet from `client` to `backend`; 0 for none.
+#[inline(never)]
+fn route(skb: Skb, client: &Address, backend: &Address) -> u32 {
+    const INET: u8 = 2;
+    const INET6: u8 = 10;
+    /// No neighbour entry yet, and larger than the device's MTU: both know the device.
+    const NO_NEIGHBOUR: i64 = 7;
+    const TOO_LARGE: i64 = 8;
+    // On the stack there is no room for it.
+    let Some(lookup) = ROUTE.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the verifier checked the pointer; the place is this CPU's own. Integers and unions of such, for which
+    // zero is a value.
+    let lookup = unsafe {
+        lookup.write(mem::zeroed());
+        &mut *lookup
+    };
+    lookup.ifindex = skb.device();
+    let is_v4 = backend.is_v4();
+    if is_v4 {
+        lookup.family = INET;
+        lookup.__bindgen_anon_3.ipv4_src = client.words()[3];
+        lookup.__bindgen_anon_4.ipv4_dst = backend.words()[3];
+    } else {
+        lookup.family = INET6;
+        lookup.__bindgen_anon_3.ipv6_src = *client.words();
+        lookup.__bindgen_anon_4.ipv6_dst = *backend.words();
+    }
+    // SAFETY: the structure is of that size.
+    let result = unsafe { bpf_fib_lookup(skb.context(), &raw mut *lookup, size_of::<FibLookup>() as i32, 0) };
+    if matches!(result, 0 | NO_NEIGHBOUR | TOO_LARGE) { lookup.ifindex } else { 0 }
+}
+
+/// Whether a socket of this network namespace is connected such that it would get the packet.
+#[inline(never)]
+fn is_connected(skb: Skb, answer: &Tuple) -> bool {
+    const CURRENT_NETNS: u64 = u64::MAX;
+    const ESTABLISHED_OR_CLOSING: core::ops::RangeInclusive<u32> = 1..=9;
+    // SAFETY: integers and unions of such, for which zero is a value.
+    let mut tuple: bpf_sock_tuple = unsafe { mem::zeroed() };
+    let size = if answer.source.is_v4() {
+        let v4 = unsafe { &mut tuple.__bindgen_anon_1.ipv4 };
+        v4.saddr = answer.source.words()[3];
+        v4.daddr = answer.destination.words()[3];
+        v4.sport = answer.source_port.wire();
+        v4.dport = answer.destination_port.wire();
+        12
+    } else {
+        let v6 = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
+        v6.saddr = *answer.source.words();
+        v6.daddr = *answer.destination.words();
+        v6.sport = answer.source_port.wire();
+        v6.dport = answer.destination_port.wire();
+        36
+    };
+    // SAFETY: the tuple is at least of that size.
+    let socket: *mut bpf_sock = unsafe {
+        match answer.protocol {
+            protocol::TCP => bpf_sk_lookup_tcp(skb.context(), &raw mut tuple, size, CURRENT_NETNS, 0),
+            protocol::UDP => bpf_sk_lookup_udp(skb.context(), &raw mut tuple, size, CURRENT_NETNS, 0),
+            _ => return false,
+        }
+    };
+    if socket.is_null() {
+        return false;
+    }
+    // A listener, or a UDP socket that is not connected, has no such peer.
+    // SAFETY: not NULL, and held until it is released.
+    unsafe {
+        let state = ptr::read_volatile(&raw const (*socket).state);
+        bpf_sk_release(socket.cast());
+        ESTABLISHED_OR_CLOSING.contains(&state) && state != 7
+    }
+}

@@ -1,0 +1,158 @@
+//! A packet's bytes, by way of the kernel's helpers: they reach what does not lie in the linear part, and make a
+//! packet that others share ours before it is written to.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    helpers::generated::{
+        bpf_csum_diff, bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
+        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use core::{mem::MaybeUninit, ptr};
+
+/// A packet.
+#[derive(Clone, Copy)]
+pub struct Skb(*mut __sk_buff);
+
+/// Plain bytes: any pattern is a value.
+///
+/// # Safety
+/// No padding, no niche.
+pub unsafe trait Plain: Copy {}
+// SAFETY: integers and arrays of such.
+unsafe impl Plain for u8 {}
+unsafe impl Plain for u16 {}
+unsafe impl Plain for u32 {}
+unsafe impl<const N: usize> Plain for [u8; N] {}
+unsafe impl<const N: usize> Plain for [u16; N] {}
+unsafe impl<const N: usize> Plain for [u32; N] {}
+
+impl Skb {
+    /// The packet of a run.
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self(ctx.skb.skb)
+    }
+
+    /// The context that helpers take.
+    #[inline(always)]
+    pub fn context(self) -> *mut core::ffi::c_void {
+        self.0.cast()
+    }
+
+    /// Its length from the link-layer header on.
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        // SAFETY: the kernel hands a valid context to every run.
+        unsafe { ptr::read_volatile(&raw const (*self.0).len) }
+    }
+
+    /// Its EtherType, in network byte order.
+    #[inline(always)]
+    pub fn protocol(self) -> u16 {
+        // SAFETY: as in `len`.
+        unsafe { ptr::read_volatile(&raw const (*self.0).protocol) as u16 }
+    }
+
+    /// The device whose hook runs.
+    #[inline(always)]
+    pub fn device(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { ptr::read_volatile(&raw const (*self.0).ifindex) }
+    }
+
+    /// What stands at `offset`; `None` if the packet is shorter.
+    #[inline(always)]
+    pub fn load<T: Plain>(self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes the whole value, or zeroes it and fails.
+        unsafe {
+            let result =
+                bpf_skb_load_bytes(self.context(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32);
+            if result == 0 { Some(value.assume_init()) } else { None }
+        }
+    }
+
+    /// Writes at `offset`.
+    #[inline(always)]
+    pub fn store<T: Plain>(self, offset: u32, value: &T) -> Option<()> {
+        // SAFETY: the helper reads the value, and checks the offset.
+        let result = unsafe {
+            bpf_skb_store_bytes(self.0, offset, ptr::from_ref(value).cast(), size_of::<T>() as u32, 0)
+        };
+        done(result)
+    }
+
+    /// Adapts an IPv4 header checksum at `offset` to a word that has changed.
+    #[inline(always)]
+    pub fn replace_in_header(self, offset: u32, from: u32, to: u32) -> Option<()> {
+        // SAFETY: the helper checks the offset.
+        done(unsafe { bpf_l3_csum_replace(self.0, offset, from.into(), to.into(), 4) })
+    }
+
+    /// Adapts a transport checksum at `offset`; `flags` hold the size of what has changed, 0 for a difference in
+    /// `to`.
+    #[inline(always)]
+    pub fn replace_in_transport(self, offset: u32, from: u64, to: u64, flags: u64) -> Option<()> {
+        // SAFETY: the helper checks the offset.
+        done(unsafe { bpf_l4_csum_replace(self.0, offset, from, to, flags) })
+    }
+
+    /// Adds to the checksum that the device computed over the whole packet, if it did.
+    #[inline(always)]
+    pub fn add_to_complete(self, difference: u32) {
+        // SAFETY: takes a number; fails where the device computed none.
+        unsafe { bpf_csum_update(self.0, difference) };
+    }
+
+    /// Cuts the packet or lengthens it with zeroes.
+    #[inline(always)]
+    pub fn resize(self, len: u32) -> Option<()> {
+        // SAFETY: takes numbers.
+        done(unsafe { bpf_skb_change_tail(self.0, len, 0) })
+    }
+
+    /// Makes room between the link-layer header and the network header.
+    #[inline(always)]
+    pub fn make_room(self, len: i32) -> Option<()> {
+        // SAFETY: takes numbers.
+        done(unsafe { bpf_skb_adjust_room(self.0, len, BPF_ADJ_ROOM_MAC, 0) })
+    }
+
+    /// Sends the packet out by the device it came in by: what the program then has to return.
+    #[inline(always)]
+    pub fn send_back(self) -> i32 {
+        // SAFETY: takes numbers.
+        unsafe { bpf_redirect(self.device(), 0) as i32 }
+    }
+}
+
+/// The sum of `from` taken off and that of `to` added to `seed`, as the Internet checksum counts (RFC 1624), not
+/// folded.
+#[inline(always)]
+pub fn difference<const N: usize>(from: &[u32; N], to: &[u32; N], seed: u32) -> u32 {
+    let len = (N * 4) as u32;
+    // SAFETY: both arrays are of that length, which is a multiple of 4 and below the helper's limit of 512.
+    unsafe { bpf_csum_diff(from.as_ptr().cast_mut(), len, to.as_ptr().cast_mut(), len, seed) as u32 }
+}
+
+/// The sum of words added to `seed`, not folded.
+#[inline(always)]
+pub fn sum<const N: usize>(words: &[u32; N], seed: u32) -> u32 {
+    // SAFETY: the array is of that length; the other one is empty.
+    unsafe { bpf_csum_diff(ptr::null_mut(), 0, words.as_ptr().cast_mut(), (N * 4) as u32, seed) as u32 }
+}
+
+/// A sum as it stands in a header.
+#[inline(always)]
+pub const fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
+}
+
+#[inline(always)]
+fn done(result: i64) -> Option<()> {
+    if result == 0 { Some(()) } else { None }
+}
