@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{render, table};
 use crate::{
     datapath::{
-        attachments,
+        attachments, devices, kernel,
         pins::{Pins, cgroup_id},
         programs,
     },
@@ -104,7 +104,8 @@ fn findings(place: &Place) -> Vec<Finding> {
             "mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
         )),
     }
-    findings.extend(kernel());
+    findings.extend(socket_hooks());
+    findings.push(packets());
     if let Ok(folder) = cgroup {
         findings.extend(hooks(&folder, &place.bpffs_root));
     }
@@ -161,7 +162,7 @@ fn bpffs(root: &Path) -> Finding {
 }
 
 /// Tries by loading, which is the only way to know.
-fn kernel() -> Vec<Finding> {
+fn socket_hooks() -> Vec<Finding> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     match programs::probe() {
@@ -198,6 +199,26 @@ fn kernel() -> Vec<Finding> {
             format!("{release}: {error:#}"),
             "Linux 5.10 or later with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and CONFIG_DEBUG_INFO_BTF",
         )],
+    }
+}
+
+/// The packet path: its programs, and how they are attached to devices.
+fn packets() -> Finding {
+    const SUBJECT: &str = "packet path";
+    match devices::probe().and_then(|()| Ok(kernel::has_tcx()?)) {
+        Ok(true) => Finding::good(SUBJECT, "programs load, and attach to devices by tcx"),
+        Ok(false) => Finding::but(
+            SUBJECT,
+            Verdict::Limited,
+            "programs load, and attach to devices by filters of a clsact qdisc",
+            "Linux 6.6 or later has tcx, whose links nobody removes by accident",
+        ),
+        Err(error) => Finding::but(
+            SUBJECT,
+            Verdict::Limited,
+            format!("{error:#}"),
+            "CONFIG_NET_CLS_ACT; `kubeshunt run --packet-path=off` does without",
+        ),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     controller::{Controller, status::Status},
     datapath::counters::Counters,
     host, serve,
-    settings::{LogFormat, Run},
+    settings::{LogFormat, Run, Switch},
     source::{
         kubernetes::{AccessSettings, Kubernetes},
         manifests::Manifests,
@@ -23,9 +23,6 @@ use crate::{
 
 /// Changes that may wait between the source and the controller; beyond, the source waits.
 const QUEUE: usize = 8192;
-
-/// How often the programs' log is fetched, when there is one.
-const LOG_PACE: Duration = Duration::from_millis(50);
 
 /// Serves until SIGINT or SIGTERM. Maps and programs stay: connections go on.
 ///
@@ -58,12 +55,13 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         Manifests::new(folder).check()?;
     }
     let status = Arc::new(Status::default());
-    let addresses = host::addresses().await?;
+    let addresses = host::addresses::follow().await?;
+    let devices = match args.packets.packet_path {
+        Switch::On => Some(host::devices::follow(args.packets.choice()).await?),
+        Switch::Off => None,
+    };
     let mut controller = Controller::new(settings, &node, Arc::clone(&status))?;
     let counters = controller.datapath().counters()?;
-    if args.log_decisions {
-        log_decisions(&mut controller)?;
-    }
     let (sender, changes) = mpsc::channel(QUEUE);
     let source = async {
         match &args.manifests {
@@ -79,7 +77,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     tokio::select! {
         result = source => result.context("the source of Services ended"),
-        result = controller.run(changes, addresses) => result,
+        result = controller.run(changes, addresses, devices) => result,
         result = serve::health(args.healthz_bind_address, Arc::clone(&status)) => result,
         result = serve::metrics(args.metrics_bind_address, Arc::clone(&status)) => result,
         () = follow(&counters, &status) => Ok(()),
@@ -109,19 +107,6 @@ async fn follow(counters: &Counters, status: &Status) {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-}
-
-/// Passes the programs' log records on, by way of the `log` crate that aya-log writes to.
-fn log_decisions(controller: &mut Controller) -> Result<()> {
-    let mut logger =
-        aya_log::EbpfLogger::init(controller.datapath().object()).context("cannot read the programs' log")?;
-    tokio::spawn(async move {
-        loop {
-            logger.flush();
-            tokio::time::sleep(LOG_PACE).await;
-        }
-    });
-    Ok(())
 }
 
 fn logging(args: &Run) -> Result<()> {

@@ -7,6 +7,7 @@
 //! When a write fails, the maps hold a servable prefix of the plan; they are read back and everything is planned
 //! anew, after a pause that grows.
 
+mod devices;
 pub mod status;
 
 use std::{
@@ -27,9 +28,11 @@ use tracing::{debug, error, info, warn};
 use crate::{
     cluster::{Cluster, change::Change, model::ServiceName},
     datapath::{self, Datapath, kernel},
+    host::devices::Devices,
     plan::{self, Extent, Plan, Planner, Problem},
     tables,
 };
+use devices::DeviceWatch;
 use status::Status;
 
 /// How many queued changes are taken in before the tables are derived: bounds the delay of the first one.
@@ -99,7 +102,7 @@ impl Controller {
         &mut self.datapath
     }
 
-    /// Runs until the source ends.
+    /// Runs until the source ends. Without devices nothing is attached to any.
     ///
     /// # Errors
     /// When the programs cannot be attached, or the source is gone.
@@ -107,7 +110,9 @@ impl Controller {
         mut self,
         mut changes: mpsc::Receiver<Change>,
         mut addresses: watch::Receiver<BTreeSet<Address>>,
+        devices: Option<watch::Receiver<Devices>>,
     ) -> Result<()> {
+        let mut devices = DeviceWatch::new(devices);
         let mut grace: Option<JoinHandle<Result<()>>> = None;
         let mut grace_epoch = 0;
         let mut pause = RETRY.0;
@@ -135,6 +140,11 @@ impl Controller {
                     changed.context("the watch on this node's addresses ended")?;
                     let current = addresses.borrow_and_update().clone();
                     self.node_addresses(&current)?;
+                    false
+                }
+                due = devices.due() => {
+                    due?;
+                    devices.bring_in_line(&mut self.datapath, &self.status).await;
                     false
                 }
                 change = changes.recv() => {
@@ -178,6 +188,7 @@ impl Controller {
                     cgroup = %self.settings.cgroup_root.display(),
                     "programs attached; serving"
                 );
+                devices.bring_in_line(&mut self.datapath, &self.status).await;
                 self.attached = true;
                 self.status.serving();
             }

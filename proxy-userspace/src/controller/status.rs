@@ -41,6 +41,7 @@ pub struct Status {
     map_entries: Family<Labels, Gauge>,
     map_capacity: Family<Labels, Gauge>,
     decisions: Family<Labels, Counter<u64, AtomicU64>>,
+    devices: Family<Labels, Gauge>,
 }
 
 #[derive(Default)]
@@ -87,6 +88,12 @@ impl Default for Status {
         registry.register("map_capacity", "Entries a map has room for", map_capacity.clone());
         let decisions = Family::default();
         registry.register("decisions", "Decisions of the socket hooks by outcome", decisions.clone());
+        let devices = Family::default();
+        registry.register(
+            "devices",
+            "Devices with programs for packets, by what is behind them",
+            devices.clone(),
+        );
         Self {
             state: Mutex::default(),
             serving: AtomicBool::new(false),
@@ -100,6 +107,7 @@ impl Default for Status {
             map_entries,
             map_capacity,
             decisions,
+            devices,
         }
     }
 }
@@ -140,6 +148,10 @@ impl Status {
             self.map_entries.get_or_create(&[("map", map)]).set(i64::from(used));
             self.map_capacity.get_or_create(&[("map", map)]).set(i64::from(fits));
         }
+    }
+
+    pub(super) fn devices(&self, side: &'static str, count: usize) {
+        self.devices.get_or_create(&[("side", side)]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Brings a decision counter up to what the programs have counted.

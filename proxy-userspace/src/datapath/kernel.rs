@@ -1,5 +1,5 @@
-//! The few system calls that aya 0.14 lacks: link update, what a link is attached to, an RCU grace period, and
-//! the cookie of a network namespace.
+//! The few system calls that aya 0.14 lacks: link update, what a link is attached to, whether there is tcx, an RCU
+//! grace period, and the cookie of a network namespace.
 
 use std::{
     ffi::CString,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_type};
 
 /// The bpf() system call.
 ///
@@ -93,19 +93,59 @@ pub struct CgroupLink {
 /// # Errors
 /// What the kernel says.
 pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+    let info = link_info(link)?;
+    // SAFETY: the union's other members are integers too; a link that is none of a cgroup's has other numbers
+    // there, which then differ from what is expected.
+    let (cgroup, attach_type) =
+        unsafe { (info.__bindgen_anon_1.cgroup.cgroup_id, info.__bindgen_anon_1.cgroup.attach_type) };
+    Ok(CgroupLink { cgroup, attach_type, program: info.prog_id })
+}
+
+/// The index of the device that a tcx link is attached to: 0 when the device is gone, or it is no tcx link.
+///
+/// # Errors
+/// What the kernel says.
+pub fn tcx_link(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let info = link_info(link)?;
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
+        return Ok(0);
+    }
+    // SAFETY: a tcx link has this member of the union, and all are integers.
+    Ok(unsafe { info.__bindgen_anon_1.tcx.ifindex })
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
     // SAFETY: plain integers and unions of such, for which zero is a value.
-    let mut info: aya_obj::generated::bpf_link_info = unsafe { mem::zeroed() };
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
     let mut attr = attribute();
     attr.info.bpf_fd = link.as_raw_fd().cast_unsigned();
     attr.info.info = (&raw mut info) as u64;
     attr.info.info_len = u32::try_from(mem::size_of_val(&info)).map_err(io::Error::other)?;
     // SAFETY: `info` is valid for writes of `info_len` bytes until the call returns.
     unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    // SAFETY: the union's other members are integers too; a link that is none of a cgroup's has other numbers
-    // there, which then differ from what is expected.
-    let (cgroup, attach_type) =
-        unsafe { (info.__bindgen_anon_1.cgroup.cgroup_id, info.__bindgen_anon_1.cgroup.attach_type) };
-    Ok(CgroupLink { cgroup, attach_type, program: info.prog_id })
+    Ok(info)
+}
+
+/// Whether devices have tcx hooks (6.6): found out by asking for the programs on that of `lo`, which is always
+/// there, under this index.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn has_tcx() -> io::Result<bool> {
+    const LO: u32 = 1;
+    let mut attr = attribute();
+    attr.query.__bindgen_anon_1.target_ifindex = LO;
+    attr.query.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+    // SAFETY: no pointers are involved: without room for ids only their number is told.
+    match unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            // The hook is there, and nothing on it.
+            Some(libc::ENOENT) => Ok(true),
+            Some(libc::EINVAL) => Ok(false),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Returns when every BPF program that was running when it was called has ended.

@@ -5,7 +5,10 @@
 //! drop. [`Pins::remove`] does, for `kubeshunt cleanup`.
 //!
 //! - [`pins`]: the folder, its lock and its names;
-//! - [`programs`]: loading, attaching, replacing;
+//! - [`object`]: the object file, which both kinds of programs come from;
+//! - [`programs`]: those for sockets: loading, attaching, replacing;
+//! - [`devices`]: those for packets, the same;
+//! - [`log`]: what programs write;
 //! - [`mapped`]: arrays written by memory stores;
 //! - [`kernel`]: the system calls that aya lacks;
 //! - [`contents`]: reading everything back;
@@ -14,8 +17,11 @@
 pub mod attachments;
 pub mod contents;
 pub mod counters;
+pub mod devices;
 pub mod kernel;
+mod log;
 pub mod mapped;
+mod object;
 pub mod pins;
 pub mod programs;
 
@@ -25,7 +31,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData};
 use proxy_common::{
     address::Address,
-    layout::{Backend, Frontend, FrontendKey, Revision, Service},
+    layout::{Backend, Frontend, FrontendKey, Revision, Service, map},
 };
 
 use crate::plan::{Capacity, Observed, Operation};
@@ -44,6 +50,16 @@ pub struct Settings {
     pub capacity: Capacity,
     /// Log every decision of the programs.
     pub log_decisions: bool,
+    /// How programs are attached to devices; `None` for the better way that the kernel has.
+    pub tc_attach: Option<devices::Hook>,
+}
+
+impl Settings {
+    /// Maps and their sizes.
+    fn sizes(&self) -> [(&'static str, u32); 3] {
+        let Capacity { frontends, services, backends } = self.capacity;
+        [(map::FRONTENDS, frontends), (map::SERVICES, services), (map::BACKENDS, backends)]
+    }
 }
 
 /// Maps and attached programs.
@@ -55,6 +71,7 @@ pub struct Datapath {
     node_addresses: HashMap<MapData, Address, u32>,
     counters: Option<Counters>,
     programs: programs::Programs,
+    devices: devices::Devices,
     /// Held for as long as we write.
     _lock: pins::Lock,
 }
@@ -75,12 +92,13 @@ impl Datapath {
         let mut programs = programs::load(settings, &pins)?;
         let ebpf = programs.object();
         let datapath = Self {
-            frontends: contents::map(ebpf, proxy_common::layout::map::FRONTENDS)?,
-            services: MappedArray::of(ebpf, proxy_common::layout::map::SERVICES)?,
-            backends: MappedArray::of(ebpf, proxy_common::layout::map::BACKENDS)?,
-            revision: MappedArray::of(ebpf, proxy_common::layout::map::REVISION)?,
-            node_addresses: contents::map(ebpf, proxy_common::layout::map::NODE_ADDRESSES)?,
-            counters: Some(Counters::new(contents::map(ebpf, proxy_common::layout::map::COUNTERS)?)),
+            frontends: contents::map(ebpf, map::FRONTENDS)?,
+            services: MappedArray::of(ebpf, map::SERVICES)?,
+            backends: MappedArray::of(ebpf, map::BACKENDS)?,
+            revision: MappedArray::of(ebpf, map::REVISION)?,
+            node_addresses: contents::map(ebpf, map::NODE_ADDRESSES)?,
+            counters: Some(Counters::new(contents::map(ebpf, map::COUNTERS)?)),
+            devices: devices::Devices::new(settings, pins, contents::map(ebpf, map::DEVICES)?)?,
             programs,
             _lock: lock,
         };
@@ -97,9 +115,9 @@ impl Datapath {
         self.programs.attach(settings)
     }
 
-    /// The loaded object, for the reader of its log.
-    pub fn object(&mut self) -> &mut aya::Ebpf {
-        self.programs.object()
+    /// What is attached to devices.
+    pub fn devices(&mut self) -> &mut devices::Devices {
+        &mut self.devices
     }
 
     /// What fits into the maps as they are.

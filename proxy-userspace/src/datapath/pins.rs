@@ -5,9 +5,11 @@
 //!   abi-1/                 the layout's version: another build's maps are never read as ours
 //!     maps/FRONTENDS ...
 //!     links/connect4 ...
+//!     devices/7-ingress ... links of devices, by interface index
 //! ```
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::fd::AsFd as _,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
@@ -22,7 +24,7 @@ use nix::{
 };
 use proxy_common::layout::ABI_VERSION;
 
-use super::kernel;
+use super::{devices::Direction, kernel};
 
 /// Paths below a bpffs root.
 #[derive(Clone, Debug)]
@@ -59,6 +61,24 @@ impl Pins {
         self.version().join("links").join(program)
     }
 
+    /// The pin of the link between a device and a program.
+    #[must_use]
+    pub fn device(&self, index: u32, direction: Direction) -> PathBuf {
+        self.devices().join(format!("{index}-{}", direction.name()))
+    }
+
+    /// The interface indexes that links are pinned for.
+    #[must_use]
+    pub fn pinned_devices(&self) -> BTreeSet<u32> {
+        let entries = fs::read_dir(self.devices()).into_iter().flatten().flatten();
+        let index = |name: &str| name.split_once('-')?.0.parse().ok();
+        entries.filter_map(|entry| index(&entry.file_name().to_string_lossy())).collect()
+    }
+
+    fn devices(&self) -> PathBuf {
+        self.version().join("devices")
+    }
+
     fn version(&self) -> PathBuf {
         self.root.join(format!("abi-{ABI_VERSION}"))
     }
@@ -78,7 +98,7 @@ impl Pins {
                 self.root.display()
             );
         }
-        for folder in [self.version().join("maps"), self.version().join("links")] {
+        for folder in [self.version().join("maps"), self.version().join("links"), self.devices()] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -120,11 +140,14 @@ impl Pins {
             if !ours {
                 continue;
             }
-            for kind in ["links", "maps"] {
+            for kind in ["devices", "links", "maps"] {
                 let folder = version.join(kind);
-                for pin in fs::read_dir(&folder).into_iter().flatten() {
-                    let pin = pin?.path();
-                    if kind == "links" {
+                let entries = fs::read_dir(&folder).into_iter().flatten();
+                let mut pins = entries.map(|pin| Ok(pin?.path())).collect::<Result<Vec<_>>>()?;
+                // What translates goes before what undoes it.
+                pins.sort_by_key(|pin| !pin.to_string_lossy().ends_with(Direction::Ingress.name()));
+                for pin in pins {
+                    if kind != "maps" {
                         detach(&pin);
                     }
                     fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
@@ -137,6 +160,12 @@ impl Pins {
         remove_folder(&self.root)?;
         Ok(removed)
     }
+}
+
+/// Detaches the program of a pinned link and removes the pin.
+pub(super) fn unpin(pin: &Path) -> Result<()> {
+    detach(pin);
+    fs::remove_file(pin).with_context(|| format!("cannot remove {}", pin.display()))
 }
 
 /// Detaches the program of a pinned link now. Removing the pin does so too, but only after an RCU grace period

@@ -1,44 +1,28 @@
-//! Loading the programs, attaching them, replacing them in place.
+//! The programs for sockets: loading, attaching, replacing in place.
 //!
 //! Capabilities of the kernel are found out by loading, never by version: the programs are tried with
 //! `bpf_set_retval` (6.1), and without it when the verifier refuses that.
 
 use std::{
     fs::{self, File},
-    io,
     os::fd::AsFd as _,
     path::Path,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::MapData,
     programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
 };
-use proxy_common::layout::{constant, map, program};
+use proxy_common::layout::{map, program};
 use tracing::{debug, warn};
 
 use super::{
-    Settings, kernel,
+    Settings, kernel, log,
+    object::{self, Constants},
     pins::{Pins, cgroup_id},
 };
-
-/// The object that build.rs compiled.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kubeshunt.bpf.o"));
-
-/// Maps that outlive the process.
-const PINNED_MAPS: [&str; 9] = [
-    map::FRONTENDS,
-    map::SERVICES,
-    map::BACKENDS,
-    map::REVISION,
-    map::NODE_ADDRESSES,
-    map::AFFINITY,
-    map::ORIGINS,
-    map::SENDERS,
-    map::COUNTERS,
-];
 
 /// Loaded programs, attached or about to be.
 pub struct Programs {
@@ -60,7 +44,7 @@ pub struct Attached {
 pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<Programs> {
     let cookie = kernel::netns_cookie()?;
     let with = |can_set_errno: bool| load_with(settings, pins, cookie, can_set_errno);
-    let ebpf = match with(true) {
+    let mut ebpf = match with(true) {
         Ok(ebpf) => ebpf,
         Err(first) => {
             // If this fails as well it is not about that helper, and the simpler attempt says what it is about.
@@ -73,6 +57,9 @@ pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<Programs> {
             ebpf
         }
     };
+    if settings.log_decisions {
+        log::pass_on(&mut ebpf)?;
+    }
     let frontends_capacity = MapData::from_pin(pins.map(map::FRONTENDS))
         .and_then(|map| map.info())
         .context("asking about the frontends map")?
@@ -81,20 +68,16 @@ pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<Programs> {
 }
 
 fn load_with(settings: &Settings, pins: &Pins, cookie: Option<u64>, can_set_errno: bool) -> Result<Ebpf> {
-    let sizes = [
-        (map::FRONTENDS, settings.capacity.frontends),
-        (map::SERVICES, settings.capacity.services),
-        (map::BACKENDS, settings.capacity.backends),
-    ];
-    verify(&sizes, Some(pins), cookie, can_set_errno, settings.log_decisions)
+    let constants = Constants::new(cookie, can_set_errno, settings.log_decisions);
+    verify(&constants, &settings.sizes(), Some(pins))
 }
 
 /// What the kernel can do, found out by loading the programs into it.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
-    /// See [`constant::CAN_SET_ERRNO`].
+    /// See [`CAN_SET_ERRNO`](proxy_common::layout::constant::CAN_SET_ERRNO).
     pub can_set_errno: bool,
-    /// See [`constant::HOST_NETNS_COOKIE`].
+    /// See [`HOST_NETNS_COOKIE`](proxy_common::layout::constant::HOST_NETNS_COOKIE).
     pub knows_namespace: bool,
 }
 
@@ -106,58 +89,21 @@ pub fn probe() -> Result<Probe> {
     let cookie = kernel::netns_cookie()?;
     let sizes =
         [map::FRONTENDS, map::SERVICES, map::BACKENDS, map::AFFINITY, map::SENDERS].map(|name| (name, 64));
-    let can_set_errno = verify(&sizes, None, cookie, true, false).is_ok();
+    let with = |can_set_errno| verify(&Constants::new(cookie, can_set_errno, false), &sizes, None);
+    let can_set_errno = with(true).is_ok();
     if !can_set_errno {
-        verify(&sizes, None, cookie, false, false)?;
+        with(false)?;
     }
     Ok(Probe { can_set_errno, knows_namespace: cookie.is_some() })
 }
 
-/// Loads the object and has the kernel verify every program.
-fn verify(
-    sizes: &[(&'static str, u32)],
-    pins: Option<&Pins>,
-    cookie: Option<u64>,
-    can_set_errno: bool,
-    log_decisions: bool,
-) -> Result<Ebpf> {
-    let (cookie, can_set_errno, log_decisions) =
-        (cookie.unwrap_or(0), u8::from(can_set_errno), u8::from(log_decisions));
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global(constant::HOST_NETNS_COOKIE, &cookie, true)
-        .override_global(constant::CAN_SET_ERRNO, &can_set_errno, true)
-        .override_global(constant::LOG_DECISIONS, &log_decisions, true);
-    for (name, size) in sizes {
-        loader.map_max_entries(name, *size);
-    }
-    if let Some(pins) = pins {
-        for name in PINNED_MAPS {
-            loader.map_pin_path(name, pins.map(name));
-        }
-    }
-    let mut ebpf = loader.load(OBJECT).map_err(|error| missing_right(error.into()))?;
+/// Loads the object and has the kernel verify every program for sockets.
+fn verify(constants: &Constants, sizes: &[(&'static str, u32)], pins: Option<&Pins>) -> Result<Ebpf> {
+    let mut ebpf = object::open(constants, sizes, pins)?;
     for name in program::ALL {
-        program_mut(&mut ebpf, name)?
-            .load()
-            .map_err(|error| missing_right(anyhow!(error)))
-            .with_context(|| format!("the kernel does not load the program {name}"))?;
+        object::verified(name, program_mut(&mut ebpf, name)?.load())?;
     }
     Ok(ebpf)
-}
-
-/// Adds what to do to an error that means missing rights. CAP_PERFMON is among them because the verifier allows
-/// arithmetic on stack pointers in loops only to who has it, as a precaution against speculative execution.
-fn missing_right(error: anyhow::Error) -> anyhow::Error {
-    let denied = error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
-    });
-    if denied {
-        error
-            .context("needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root (CAP_SYS_ADMIN before Linux 5.8)")
-    } else {
-        error
-    }
 }
 
 fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr> {
@@ -172,8 +118,8 @@ impl Programs {
         self.frontends_capacity
     }
 
-    /// The object: its maps, and its log.
-    pub fn object(&mut self) -> &mut Ebpf {
+    /// The object, for its maps.
+    pub(super) fn object(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
 

@@ -1,42 +1,63 @@
-//! This node's own addresses, by netlink: on which addresses NodePorts answer.
+//! This node, by netlink: its own addresses, and its network devices.
 //!
-//! All local addresses but loopback and IPv6 link-local ones; the former is kube-proxy's rule while
-//! nodePortAddresses is empty in iptables mode. Loopback needs no entry: the programs know it, and answer there
-//! only in the host's namespace. Every pod's veth brings a link-local address that nobody uses for a NodePort.
+//! - [`addresses`]: on which addresses NodePorts answer;
+//! - [`devices`]: through which devices packets of Services pass, and what they are.
+//!
+//! Either is followed the same way: a notice of any change is followed by a look at everything.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+pub mod addresses;
+pub mod devices;
+
+use std::{future::Future, time::Duration};
 
 use anyhow::{Context as _, Result};
-use futures::{StreamExt as _, TryStreamExt as _};
-use proxy_common::address::Address;
-use rtnetlink::{MulticastGroup, new_multicast_connection, packet_route::address::AddressAttribute};
-use tokio::{sync::watch, time::timeout};
-use tracing::{info, warn};
+use futures::{Stream, StreamExt as _};
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tracing::warn;
 
 /// A change is followed by a look at everything; several in a row by one look.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// How long changes in a row may put a look off: routes may change all the time.
+const UNSETTLED: Duration = Duration::from_millis(200);
+
 /// A look without any notice, in case one was lost (netlink drops what a slow reader does not fetch).
 const AT_LEAST: Duration = Duration::from_secs(30);
 
-/// Follows the addresses of the network namespace that this process is in.
-///
-/// # Errors
-/// When netlink cannot be asked at all.
-pub async fn addresses() -> Result<watch::Receiver<BTreeSet<Address>>> {
+/// Something that is looked at as a whole.
+trait Look: Send + 'static {
+    /// What is seen.
+    type Seen: PartialEq + Send + Sync + 'static;
+    /// What it is called, in the plural.
+    const WHAT: &'static str;
+    /// Whose changes matter.
+    const GROUPS: &'static [MulticastGroup];
+
+    /// Looks.
+    fn look(&mut self, handle: &Handle) -> impl Future<Output = Result<Self::Seen>> + Send;
+    /// Is called when something else is seen than before.
+    fn changed(&self, _seen: &Self::Seen) {}
+}
+
+/// Looks now, and again whenever there may be something else to see, in the network namespace that this process
+/// is in.
+async fn follow<L: Look>(mut look: L) -> Result<watch::Receiver<L::Seen>> {
     let (connection, handle, mut notices) =
-        new_multicast_connection(&[MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr])
-            .context("cannot open a netlink socket")?;
+        new_multicast_connection(L::GROUPS).context("cannot open a netlink socket")?;
     tokio::spawn(connection);
-    let (sender, receiver) = watch::channel(list(&handle).await?);
+    let (sender, receiver) = watch::channel(look.look(&handle).await?);
     tokio::spawn(async move {
         loop {
             match timeout(AT_LEAST, notices.next()).await {
                 Ok(None) => return,
-                Ok(Some(_)) => while let Ok(Some(_)) = timeout(SETTLE, notices.next()).await {},
+                Ok(Some(_)) => settle(&mut notices).await,
                 Err(_) => {}
             }
-            match list(&handle).await {
+            match look.look(&handle).await {
                 Ok(now) => {
                     let changed = sender.send_if_modified(|known| {
                         let differs = *known != now;
@@ -44,10 +65,10 @@ pub async fn addresses() -> Result<watch::Receiver<BTreeSet<Address>>> {
                         differs
                     });
                     if changed {
-                        info!(addresses = sender.borrow().len(), "this node's addresses changed");
+                        look.changed(&sender.borrow());
                     }
                 }
-                Err(error) => warn!("{error:#}; this node's addresses stay as they were"),
+                Err(error) => warn!("{error:#}; this node's {} stay as they were", L::WHAT),
             }
             if sender.is_closed() {
                 return;
@@ -57,26 +78,10 @@ pub async fn addresses() -> Result<watch::Receiver<BTreeSet<Address>>> {
     Ok(receiver)
 }
 
-async fn list(handle: &rtnetlink::Handle) -> Result<BTreeSet<Address>> {
-    let mut addresses = BTreeSet::new();
-    let mut dump = handle.address().get().execute();
-    while let Some(message) = dump.try_next().await.context("cannot list this node's addresses")? {
-        // On point-to-point links the address is the peer's, and the local one is ours.
-        let mut own: Option<IpAddr> = None;
-        for attribute in &message.attributes {
-            match attribute {
-                AddressAttribute::Local(ip) => own = Some(*ip),
-                AddressAttribute::Address(ip) => own = own.or(Some(*ip)),
-                _ => {}
-            }
-        }
-        let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        if let Some(ip) = own
-            && !ip.is_loopback()
-            && !is_link_local(&ip)
-        {
-            addresses.insert(Address::from(ip));
-        }
-    }
-    Ok(addresses)
+/// Waits until nothing changes any more, within bounds.
+async fn settle(notices: &mut (impl Stream + Unpin)) {
+    let begin = Instant::now();
+    while begin.elapsed() < UNSETTLED
+        && let Ok(Some(_)) = timeout(SETTLE, notices.next()).await
+    {}
 }

@@ -1,5 +1,7 @@
 //! The command line: what the user said, and what it means.
 
+mod packets;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use proxy_common::layout::{DEFAULT_BACKENDS, DEFAULT_FRONTENDS, DEFAULT_SERVICES, Sets};
 
 use crate::{datapath, plan::Capacity};
+pub use packets::{Packets, Switch};
 
 /// Kubernetes Services by eBPF, beside any CNI, in place of kube-proxy.
 #[derive(Parser, Debug)]
@@ -73,6 +76,9 @@ pub struct Run {
     /// What to log: error, warn, info, debug, trace, or a tracing filter
     #[arg(long, value_name = "FILTER", env = "KUBESHUNT_LOG", default_value = "info")]
     pub log: String,
+    /// Which packets are seen to
+    #[command(flatten)]
+    pub packets: Packets,
     /// Where programs attach and maps are pinned
     #[command(flatten)]
     pub place: Place,
@@ -152,6 +158,7 @@ impl Run {
                 backends: self.max_backends,
             },
             log_decisions: self.log_decisions,
+            tc_attach: self.packets.hook(),
         })
     }
 

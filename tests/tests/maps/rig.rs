@@ -30,6 +30,7 @@ impl Rig {
             bpffs_root: node.pins().to_owned(),
             capacity,
             log_decisions: false,
+            tc_attach: None,
         };
         let datapath = Some(Datapath::open(&settings)?);
         Ok(Self { datapath, settings, _node: node, _bed: bed })

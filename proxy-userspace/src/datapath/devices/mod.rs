@@ -1,0 +1,270 @@
+//! The programs for packets, on the devices that packets of Services pass through.
+//!
+//! - [`variant`]: the programs, loaded once for each kind of device;
+//! - [`tcx`]: attached by pinned links, where the kernel has them (6.6);
+//! - [`clsact`]: attached as filters elsewhere.
+//!
+//! Like all that is attached, this outlives the process: what is found at start is replaced in place. What fails
+//! on one device harms no other, and is tried again at the next [`Devices::bring_in_line`].
+//!
+//! Order matters. A device's entry in the map is there before its programs and goes after them; and what undoes
+//! a translation (egress) is attached before what translates (ingress), on all devices, and detached after it.
+
+mod clsact;
+mod tcx;
+mod variant;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Error, Result};
+use aya::{
+    maps::{HashMap, MapData},
+    programs::TcAttachType,
+};
+use nix::net::if_::if_indextoname;
+use proxy_common::layout::{self, packet_program};
+
+use super::{Settings, absent_is_fine, kernel, pins::Pins};
+use crate::host::devices::{Device, Side};
+pub use clsact::remove_all as remove_filters;
+use variant::Variants;
+pub use variant::probe;
+
+/// Which way packets go; in the order of attaching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// Out by the device.
+    Egress,
+    /// In by the device.
+    Ingress,
+}
+
+impl Direction {
+    const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
+
+    /// As it is called in pins and messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Egress => packet_program::EGRESS,
+            Self::Ingress => packet_program::INGRESS,
+        }
+    }
+
+    fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::Egress => TcAttachType::Egress,
+            Self::Ingress => TcAttachType::Ingress,
+        }
+    }
+}
+
+/// How programs are attached to devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// As tcx links (Linux 6.6).
+    Tcx,
+    /// As filters of a clsact qdisc.
+    Clsact,
+}
+
+impl Hook {
+    /// As it is called in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Tcx => Self::Clsact,
+            Self::Clsact => Self::Tcx,
+        }
+    }
+}
+
+/// What is attached to devices.
+pub struct Devices {
+    pins: Pins,
+    hook: Hook,
+    variants: Variants,
+    entries: HashMap<MapData, u32, layout::Device>,
+    /// What is attached, by interface index; `None` where something of ours may be, but not all as it should be.
+    known: BTreeMap<u32, Option<Device>>,
+    /// Where there is something of ours on the other hook, which an earlier process used.
+    leftover: BTreeSet<(u32, Direction)>,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Devices that have both programs now, and had not before.
+    pub attached: Vec<Device>,
+    /// Devices that have none any more, by name if it is known.
+    pub detached: Vec<String>,
+    /// Devices that are not as they should be, and why.
+    pub failed: Vec<(String, Error)>,
+}
+
+impl Devices {
+    pub(super) fn new(
+        settings: &Settings,
+        pins: Pins,
+        entries: HashMap<MapData, u32, layout::Device>,
+    ) -> Result<Self> {
+        let hook = match settings.tc_attach {
+            Some(hook) => hook,
+            None if kernel::has_tcx().context("asking whether devices have tcx hooks")? => Hook::Tcx,
+            None => Hook::Clsact,
+        };
+        let variants = Variants::new(settings.clone(), pins.clone())?;
+        Ok(Self { pins, hook, variants, entries, known: BTreeMap::new(), leftover: BTreeSet::new() })
+    }
+
+    /// How many devices are attached on a side.
+    #[must_use]
+    pub fn count(&self, side: Side) -> usize {
+        self.known.values().flatten().filter(|device| device.side == side).count()
+    }
+
+    /// How programs are attached.
+    #[must_use]
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// Looks for what there is of ours, by this process or an earlier one, and what of it somebody else has
+    /// removed.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn look(&mut self) -> Result<()> {
+        let (links, filters) = (tcx::present(&self.pins)?, clsact::present().await?);
+        let (present, leftover) = match self.hook {
+            Hook::Tcx => (links, filters),
+            Hook::Clsact => (filters, links),
+        };
+        for (index, device) in &mut self.known {
+            let is_whole = Direction::ALL.iter().all(|way| present.contains(&(*index, *way)));
+            let has_more = Direction::ALL.iter().any(|way| leftover.contains(&(*index, *way)));
+            if !is_whole || has_more {
+                *device = None;
+            }
+        }
+        // Pins count even where their links lead nowhere any more: they are to go.
+        let pins = self.pins.pinned_devices().into_iter();
+        let entries = self.entries.keys().filter_map(Result::ok);
+        let attached = present.iter().chain(&leftover).map(|(index, _)| *index);
+        for index in pins.chain(entries).chain(attached) {
+            self.known.entry(index).or_insert(None);
+        }
+        self.leftover = leftover;
+        Ok(())
+    }
+
+    /// Attaches to exactly these devices, as far as that is possible.
+    pub fn bring_in_line(&mut self, wanted: &BTreeMap<u32, Device>) -> Changes {
+        let mut changes = Changes::default();
+        let gone: Vec<u32> = self.known.keys().filter(|index| !wanted.contains_key(index)).copied().collect();
+        self.detach(&gone, &mut changes);
+
+        let mut due: BTreeMap<u32, &Device> = BTreeMap::new();
+        for (index, device) in wanted {
+            let is = self.known.get(index).and_then(Option::as_ref);
+            if is == Some(device) {
+                continue;
+            }
+            let entry = self.entries.insert(index, device.masquerade, 0);
+            match entry.context("cannot write the devices map") {
+                Ok(()) => drop(due.insert(*index, device)),
+                Err(error) => changes.failed.push((device.name.clone(), error)),
+            }
+        }
+        self.variants.prepare(due.values().copied());
+        for way in Direction::ALL {
+            due.retain(|index, device| match self.attach(*index, device, way) {
+                Ok(()) => true,
+                Err(error) => {
+                    self.known.insert(*index, None);
+                    // One that is gone by now is no failure: the next list of devices is without it.
+                    if if_indextoname(*index).is_ok() {
+                        changes.failed.push((device.name.clone(), error));
+                    }
+                    false
+                }
+            });
+        }
+        for (index, device) in due {
+            let before = self.known.insert(index, Some(device.clone())).flatten();
+            if before.is_none_or(|before| (before.side, before.header) != (device.side, device.header)) {
+                changes.attached.push(device.clone());
+            }
+        }
+        changes
+    }
+
+    fn attach(&mut self, index: u32, device: &Device, way: Direction) -> Result<()> {
+        let is = self.known.get(&index).and_then(Option::as_ref);
+        // Only its name or its addresses are new: the map has them already.
+        if is.is_some_and(|is| (is.side, is.header) == (device.side, device.header)) {
+            return Ok(());
+        }
+        let program = self.variants.program(device, way)?;
+        match self.hook {
+            Hook::Tcx => tcx::attach(&self.pins, index, way, program)?,
+            Hook::Clsact => clsact::attach(index, way, program)?,
+        }
+        // Not before: no packet is to find both hooks empty.
+        let is_leftover = self.leftover.remove(&(index, way));
+        if is_leftover { self.detach_from(self.hook.other(), index, way) } else { Ok(()) }
+    }
+
+    fn detach_from(&self, hook: Hook, index: u32, way: Direction) -> Result<()> {
+        match hook {
+            Hook::Tcx => tcx::detach(&self.pins, index, way),
+            Hook::Clsact => clsact::detach(index, way),
+        }
+    }
+
+    fn detach(&mut self, gone: &[u32], changes: &mut Changes) {
+        let name = |known: &Option<Device>, index: u32| {
+            known.as_ref().map_or_else(|| format!("interface {index}"), |device| device.name.clone())
+        };
+        let mut failed: BTreeMap<u32, Error> = BTreeMap::new();
+        for way in Direction::ALL.into_iter().rev() {
+            for index in gone {
+                let mut done = self.detach_from(self.hook, *index, way);
+                if self.leftover.remove(&(*index, way)) {
+                    done = done.and(self.detach_from(self.hook.other(), *index, way));
+                }
+                if let Err(error) = done {
+                    failed.insert(*index, error);
+                }
+            }
+        }
+        for index in gone {
+            let error = failed.remove(index).or_else(|| {
+                let removed = absent_is_fine(self.entries.remove(index));
+                removed.context("cannot write the devices map").err()
+            });
+            let known = self.known.remove(index).flatten();
+            match error {
+                None => changes.detached.push(name(&known, *index)),
+                Some(error) => {
+                    changes.failed.push((name(&known, *index), error));
+                    self.known.insert(*index, None);
+                }
+            }
+        }
+    }
+}
