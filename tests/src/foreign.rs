@@ -1,4 +1,4 @@
-//! A BPF program of somebody else's on a node's connect hook: it counts, and lets everything pass.
+//! A BPF program of somebody else's, on a node's connect hook or on a device: it counts, and lets everything pass.
 //!
 //! Invariant: made without any of kubeshunt's code, instruction by instruction.
 
@@ -9,16 +9,31 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_map_type, bpf_prog_type};
+use aya_obj::generated::{
+    BPF_F_AFTER, BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info, bpf_prog_type,
+};
+use nix::net::if_::if_nametoindex;
 
+use crate::attached::Way;
 use crate::cgroup::Cgroup;
-use crate::inspect::{attribute, bpf, owned};
+use crate::inspect::{attribute, bpf, info, owned};
+use crate::netns::NetNs;
 
-/// The attached program. Dropping it detaches it, unless its link is pinned.
+/// The program. Dropping it detaches it, unless its link is pinned.
 #[derive(Debug)]
 pub struct Foreign {
     counter: OwnedFd,
-    link: OwnedFd,
+    program: OwnedFd,
+    link: Option<OwnedFd>,
+}
+
+/// Where among the programs of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before all that are there.
+    First,
+    /// After all that are there.
+    Last,
 }
 
 impl Foreign {
@@ -27,6 +42,46 @@ impl Foreign {
     /// # Errors
     /// When the kernel refuses.
     pub fn attach(cgroup: &Cgroup) -> Result<Self> {
+        let hook = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+        // 1: let it pass.
+        let mut this = Self::load(bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, hook, 1)?;
+        let folder = File::open(cgroup.path())?;
+        let mut attr = attribute();
+        attr.link_create.__bindgen_anon_2.target_fd = folder.as_raw_fd().cast_unsigned();
+        attr.link_create.attach_type = hook;
+        this.link(attr)?;
+        Ok(this)
+    }
+
+    /// Attaches it to a device by tcx.
+    ///
+    /// # Errors
+    /// When there is no such device, or the kernel refuses.
+    pub fn on_device(netns: &NetNs, device: &str, way: Way, place: Place) -> Result<Self> {
+        let mut this = Self::classifier()?;
+        let mut attr = attribute();
+        attr.link_create.attach_type = way.attach_type() as u32;
+        attr.link_create.flags = match place {
+            Place::First => BPF_F_BEFORE,
+            Place::Last => BPF_F_AFTER,
+        };
+        netns.run(|| -> Result<()> {
+            attr.link_create.__bindgen_anon_2.target_ifindex = if_nametoindex(device)?;
+            this.link(attr)
+        })?;
+        Ok(this)
+    }
+
+    /// One for packets that is not attached.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn classifier() -> Result<Self> {
+        // -1: TCX_NEXT, TC_ACT_UNSPEC: on to the next program.
+        Self::load(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, 0, -1)
+    }
+
+    fn load(kind: bpf_prog_type, hook: u32, result: i32) -> Result<Self> {
         let mut attr = attribute();
         attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
         attr.__bindgen_anon_1.key_size = 4;
@@ -35,10 +90,10 @@ impl Foreign {
         // SAFETY: no pointers are involved.
         let counter = owned(unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }.context("cannot make a map")?);
 
-        let program = count_and_pass(&counter);
+        let program = count_and_return(&counter, result);
         let mut attr = attribute();
-        attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
-        attr.__bindgen_anon_3.expected_attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+        attr.__bindgen_anon_3.prog_type = kind as u32;
+        attr.__bindgen_anon_3.expected_attach_type = hook;
         attr.__bindgen_anon_3.insns = program.as_ptr() as u64;
         attr.__bindgen_anon_3.insn_cnt = u32::try_from(program.len())?;
         attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
@@ -47,16 +102,35 @@ impl Foreign {
         }
         // SAFETY: instructions and licence live until the call returns.
         let loaded = unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) };
-        let loaded = owned(loaded.context("cannot load the foreign program")?);
+        let program = owned(loaded.context("cannot load the foreign program")?);
+        Ok(Self { counter, program, link: None })
+    }
 
-        let folder = File::open(cgroup.path())?;
-        let mut attr = attribute();
-        attr.link_create.__bindgen_anon_1.prog_fd = loaded.as_raw_fd().cast_unsigned();
-        attr.link_create.__bindgen_anon_2.target_fd = folder.as_raw_fd().cast_unsigned();
-        attr.link_create.attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+    fn link(&mut self, mut attr: bpf_attr) -> Result<()> {
+        attr.link_create.__bindgen_anon_1.prog_fd = self.program.as_raw_fd().cast_unsigned();
         // SAFETY: no pointers are involved.
         let link = unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) };
-        Ok(Self { counter, link: owned(link.context("cannot attach the foreign program")?) })
+        self.link = Some(owned(link.context("cannot attach the foreign program")?));
+        Ok(())
+    }
+
+    /// The program's id.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn id(&self) -> Result<u32> {
+        // SAFETY: a structure of integers, for which zero is a value.
+        let mut about: bpf_prog_info = unsafe { std::mem::zeroed() };
+        info(&self.program, &mut about)?;
+        Ok(about.id)
+    }
+
+    /// Pins the program itself.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn pin_program(&self, path: &Path) -> Result<()> {
+        pin(&self.program, path)
     }
 
     /// Pins its link.
@@ -64,14 +138,7 @@ impl Foreign {
     /// # Errors
     /// When the kernel refuses.
     pub fn pin(&self, path: &Path) -> Result<()> {
-        let name = CString::new(path.as_os_str().as_bytes())?;
-        let mut attr = attribute();
-        attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
-        attr.__bindgen_anon_4.bpf_fd = self.link.as_raw_fd().cast_unsigned();
-        // SAFETY: the path is a C string that lives until the call returns.
-        unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }
-            .with_context(|| format!("cannot pin {}", path.display()))?;
-        Ok(())
+        pin(self.link.as_ref().context("it is not attached by a link")?, path)
     }
 
     /// How often it has run.
@@ -90,13 +157,24 @@ impl Foreign {
     }
 }
 
-fn attr_name(attr: &mut aya_obj::generated::bpf_attr) -> &mut [std::ffi::c_char; 16] {
+fn pin(what: &OwnedFd, path: &Path) -> Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = attribute();
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = what.as_raw_fd().cast_unsigned();
+    // SAFETY: the path is a C string that lives until the call returns.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }
+        .with_context(|| format!("cannot pin {}", path.display()))?;
+    Ok(())
+}
+
+fn attr_name(attr: &mut bpf_attr) -> &mut [std::ffi::c_char; 16] {
     // SAFETY: this member is an array of characters, for which every byte is a value.
     unsafe { &mut attr.__bindgen_anon_3.prog_name }
 }
 
-/// `counter[0] += 1; return 1`, as `include/uapi/linux/bpf.h` encodes it.
-fn count_and_pass(counter: &OwnedFd) -> Vec<u64> {
+/// `counter[0] += 1; return result`, as `include/uapi/linux/bpf.h` encodes it.
+fn count_and_return(counter: &OwnedFd, result: i32) -> Vec<u64> {
     let instruction = |code: u8, to: u8, from: u8, offset: i16, value: i32| {
         let registers = from << 4 | to;
         u64::from(code)
@@ -114,7 +192,7 @@ fn count_and_pass(counter: &OwnedFd) -> Vec<u64> {
         instruction(0x15, 0, 0, 2, 0),                   // if r0 == 0 skip two
         instruction(0xb7, 1, 0, 0, 1),                   // r1 = 1
         instruction(0xdb, 0, 1, 0, 0),                   // lock *(u64 *)r0 += r1
-        instruction(0xb7, 0, 0, 0, 1),                   // r0 = 1
+        instruction(0xb7, 0, 0, 0, result),              // r0 = result
         instruction(0x95, 0, 0, 0, 0),                   // exit
     ]
 }

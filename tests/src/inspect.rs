@@ -143,6 +143,9 @@ pub fn belongings(bpffs_root: &Path) -> Result<BTreeSet<Thing>> {
         things.extend([Thing::Link(link.link), Thing::Program(link.program)]);
         things.extend(link.maps.into_iter().map(Thing::Map));
     }
+    for link in crate::attached::by_pins(bpffs_root)?.into_values() {
+        things.extend([Thing::Link(link.link), Thing::Program(link.program)]);
+    }
     for entry in fs::read_dir(version.join("maps")).context("cannot list the pinned maps")? {
         // SAFETY: a structure of integers, for which zero is a value.
         let mut map: bpf_map_info = unsafe { mem::zeroed() };

@@ -3,8 +3,8 @@
 //! From the outside in: a [`testbed`] is a LAN with [`node`]s; nodes have pods, which are
 //! [`station`]s; at every station runs a [`probe`] that can be a client or a server. [`proxy`] runs
 //! the program under test on a node, fed by [`manifests`]; a [`stage`] is all of that at once, for the
-//! tests of one node. [`inspect`] asks the kernel what BPF things there are, [`pinned`] what is in a map,
-//! and [`foreign`] is a program of somebody else's. The rest are the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`],
+//! tests of one node. [`inspect`] asks the kernel what BPF things there are, [`attached`] which are attached to
+//! devices, [`pinned`] what is in a map, and [`foreign`] is a program of somebody else's. The rest are the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`],
 //! [`process`], and the [`janitor`] that removes them.
 //!
 //! [`apiserver`] runs a real kube-apiserver with its etcd.
@@ -12,6 +12,7 @@
 //! Everything needs root, and says so.
 
 pub mod apiserver;
+pub mod attached;
 pub mod bpffs;
 pub mod cgroup;
 pub mod foreign;

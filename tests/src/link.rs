@@ -6,10 +6,13 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow};
+use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkMessage};
+use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
+use crate::attached::{Filter, Way};
 use crate::netns::NetNs;
 
 /// An open netlink connection.
@@ -33,6 +36,58 @@ impl Links {
     pub async fn bridge(&self, name: &str) -> Result<()> {
         let message = LinkBridge::new(name).build();
         self.handle.link().add(message).execute().await.with_context(|| format!("cannot add bridge {name}"))
+    }
+
+    /// Makes a link of that kind, with its master if it has one; `false` if the kernel lacks the kind.
+    ///
+    /// # Errors
+    /// See [`Links::bridge`].
+    pub async fn add(&self, name: &str, message: LinkMessage) -> Result<bool> {
+        match self.handle.link().add(message).execute().await {
+            Ok(()) => Ok(true),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EOPNOTSUPP => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot add {name}")),
+        }
+    }
+
+    /// Changes a link.
+    ///
+    /// # Errors
+    /// See [`Links::bridge`].
+    pub async fn change(&self, name: &str, message: LinkMessage) -> Result<()> {
+        self.handle.link().change(message).execute().await.with_context(|| format!("cannot change {name}"))
+    }
+
+    /// The BPF filters of a clsact qdisc, in order.
+    ///
+    /// # Errors
+    /// See [`Links::bridge`].
+    pub async fn filters(&self, name: &str, way: Way) -> Result<Vec<Filter>> {
+        let request = self.handle.traffic_filter(self.index(name).await?.cast_signed()).get();
+        let mut dump = match way {
+            Way::Ingress => request.ingress(),
+            Way::Egress => request.egress(),
+        }
+        .execute();
+        let mut filters = Vec::new();
+        while let Some(message) = dump.try_next().await.with_context(|| format!("filters of {name}"))? {
+            let mut filter = Filter { priority: message.header.info >> 16, name: String::new(), program: 0 };
+            for attribute in message.attributes {
+                let TcAttribute::Options(options) = attribute else { continue };
+                for option in options {
+                    match option {
+                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.name = name,
+                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program = id,
+                        _ => {}
+                    }
+                }
+            }
+            // Each priority has an entry of its own beside those of its filters.
+            if filter.program != 0 {
+                filters.push(filter);
+            }
+        }
+        Ok(filters)
     }
 
     /// Makes a veth pair, its far end directly inside `there`. Both ends are still down.

@@ -104,11 +104,12 @@ impl Stage {
         self.start_with(|setup| setup)
     }
 
-    /// Starts kubeshunt with more arguments.
+    /// Starts kubeshunt with more arguments; one that was started before is gone then, with a kill at the latest.
     ///
     /// # Errors
     /// See [`Kubeshunt::start`].
     pub fn start_with(&mut self, more: impl FnOnce(Setup) -> Setup) -> Result<()> {
+        self.kubeshunt = None;
         self.kubeshunt = Some(Kubeshunt::start(&self.node, more(Setup::manifests(&self.folder)))?);
         Ok(())
     }

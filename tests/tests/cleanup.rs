@@ -59,7 +59,11 @@ fn stopped() -> Result<(Stage, BTreeSet<Thing>)> {
     assert_eq!(stage.ask(&Target::tcp(at4(1)), 3)?.successes(), 3);
     let things = inspect::belongings(stage.node.pins())?;
     let programs = things.iter().filter(|thing| matches!(thing, Thing::Program(_))).count();
-    assert_eq!(programs, 8, "of all hooks: {things:?}");
+    assert_eq!(
+        programs,
+        8 + 2 * 2,
+        "of all hooks, and for devices outside and on the pods' side: {things:?}"
+    );
     stage.kubeshunt_mut().terminate()?;
     Ok((stage, things))
 }
@@ -68,7 +72,8 @@ fn stopped() -> Result<(Stage, BTreeSet<Thing>)> {
 fn cleanup_removes_every_pin_and_frees_everything() -> Result<()> {
     let (stage, things) = stopped()?;
     let (well, said) = cleanup(&stage)?;
-    assert!(well && said.contains("17 pins"), "8 links and 9 maps: {said}");
+    // eth0, cni0 and the ports of two pods.
+    assert!(well && said.contains("26 pins"), "8 links, 10 maps, 2 links of 4 devices each: {said}");
     assert!(!stage.node.pins().exists(), "the folder is ours alone, so it goes too");
     wait_freed(&things)
 }

@@ -69,7 +69,8 @@ impl DeviceWatch {
             info!(outside, pod, by = devices.hook().name(), "programs for packets attached to devices");
         } else {
             for device in changes.attached {
-                info!(device = device.name, side = device.side.name(), "programs for packets attached");
+                let (side, header) = (device.side.name(), device.header);
+                info!(device = device.name, side, header, "programs for packets attached");
             }
         }
         for device in changes.detached {

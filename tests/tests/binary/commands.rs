@@ -98,7 +98,7 @@ fn check_is_content_with_a_good_place() -> Result<()> {
         (stage.node.cgroup().path().display().to_string(), stage.node.pins().display().to_string());
     let (code, findings) = check(&stage, &cgroup, &pins)?;
     assert_eq!(code, Some(0), "{findings:#?}");
-    for subject in ["capabilities", "bpffs", "cgroup v2", "kernel", "other programs"] {
+    for subject in ["capabilities", "bpffs", "cgroup v2", "kernel", "packet path", "other programs"] {
         assert_eq!(finding(&findings, subject)["verdict"], "good");
     }
     assert!(finding(&findings, "kubeshunt")["detail"].to_string().contains("not attached"));

@@ -74,7 +74,7 @@ fn none_of_them_can_be_spared_and_the_message_names_it() -> Result<()> {
 fn what_is_pinned_is_for_its_owner_only() -> Result<()> {
     let stage = Stage::serving(1)?;
     let version = fs::read_dir(stage.node.pins())?.next().context("a folder for the version")??.path();
-    for folder in [version.clone(), version.join("maps"), version.join("links")] {
+    for folder in [version.clone(), version.join("maps"), version.join("links"), version.join("devices")] {
         let mode = fs::metadata(&folder)?.permissions().mode() & 0o777;
         assert_eq!(mode, 0o700, "{}", folder.display());
         for entry in fs::read_dir(&folder)? {
