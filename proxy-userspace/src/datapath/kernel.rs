@@ -105,7 +105,7 @@ pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn tcx_link(link: BorrowedFd<'_>) -> io::Result<u32> {
+pub(super) fn tcx_link(link: BorrowedFd<'_>) -> io::Result<u32> {
     let info = link_info(link)?;
     if info.type_ != bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
         return Ok(0);

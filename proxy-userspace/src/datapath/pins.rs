@@ -62,14 +62,12 @@ impl Pins {
     }
 
     /// The pin of the link between a device and a program.
-    #[must_use]
-    pub fn device(&self, index: u32, direction: Direction) -> PathBuf {
+    pub(super) fn device(&self, index: u32, direction: Direction) -> PathBuf {
         self.devices().join(format!("{index}-{}", direction.name()))
     }
 
     /// The interface indexes that links are pinned for.
-    #[must_use]
-    pub fn pinned_devices(&self) -> BTreeSet<u32> {
+    pub(super) fn pinned_devices(&self) -> BTreeSet<u32> {
         let entries = fs::read_dir(self.devices()).into_iter().flatten().flatten();
         let index = |name: &str| name.split_once('-')?.0.parse().ok();
         entries.filter_map(|entry| index(&entry.file_name().to_string_lossy())).collect()

@@ -27,7 +27,7 @@ pub struct CommandLine {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Serve Services on this node until stopped; connections outlive the process
-    Run(Run),
+    Run(Box<Run>),
     /// Show the Services that the kernel's maps hold right now
     Services(Services),
     /// Check what this machine offers, and what to do about what it lacks
@@ -236,6 +236,26 @@ mod tests {
         assert!(parse(&["kubeshunt", "run", "--manifests", "d", "--kubeconfig", "f"]).is_err());
         assert!(parse(&["kubeshunt", "run", "--max-backends", "0"]).is_err());
         assert!(parse(&["kubeshunt", "run", "--max-backends", "536870912"]).is_err());
+    }
+
+    #[test]
+    fn devices_are_chosen_by_name() {
+        let packets = |args: &[&str]| {
+            let all = ["kubeshunt", "run"].iter().chain(args);
+            match CommandLine::parse_from(all).command {
+                Command::Run(run) => run.packets,
+                _ => unreachable!("the line above says run"),
+            }
+        };
+        let by_default = packets(&[]);
+        assert_eq!((by_default.packet_path, by_default.hook()), (Switch::On, None));
+        assert_eq!(by_default.choice(), crate::host::devices::Choice::default());
+        let chosen = packets(&["--devices=eth*,wg0", "--pod-devices=none", "--packet-path=off"]);
+        assert_eq!(chosen.packet_path, Switch::Off);
+        let choice = chosen.choice();
+        assert!(choice.outside.is_some_and(|names| names.contain("eth7") && names.contain("wg0")));
+        assert!(choice.pods.is_some_and(|names| !names.contain("none") && !names.contain("cni0")));
+        assert_eq!(packets(&["--tc-attach=clsact"]).hook(), Some(datapath::devices::Hook::Clsact));
     }
 
     #[test]

@@ -41,9 +41,14 @@ pub(super) async fn present() -> Result<BTreeSet<(u32, Direction)>> {
 async fn find(handle: &rtnetlink::Handle) -> Result<BTreeSet<(u32, Direction)>> {
     let mut with_qdisc = BTreeSet::new();
     let mut qdiscs = handle.qdisc().get().execute();
-    while let Some(message) = qdiscs.try_next().await.context("cannot list qdiscs")? {
-        if message.attributes.iter().any(|one| matches!(one, TcAttribute::Kind(kind) if kind == "clsact")) {
-            with_qdisc.insert(message.header.index);
+    loop {
+        match qdiscs.try_next().await {
+            Ok(Some(message)) if is_clsact(&message) => drop(with_qdisc.insert(message.header.index)),
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            // A kernel without qdiscs has no filters of ours.
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EOPNOTSUPP => break,
+            Err(error) => return Err(error).context("cannot list qdiscs"),
         }
     }
     let mut present = BTreeSet::new();
@@ -63,6 +68,10 @@ async fn find(handle: &rtnetlink::Handle) -> Result<BTreeSet<(u32, Direction)>> 
         }
     }
     Ok(present)
+}
+
+fn is_clsact(message: &TcMessage) -> bool {
+    message.attributes.iter().any(|one| matches!(one, TcAttribute::Kind(kind) if kind == "clsact"))
 }
 
 fn is_ours(message: &TcMessage, way: Direction) -> bool {

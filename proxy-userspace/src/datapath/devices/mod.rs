@@ -32,7 +32,7 @@ pub use variant::probe;
 
 /// Which way packets go; in the order of attaching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Direction {
+pub(super) enum Direction {
     /// Out by the device.
     Egress,
     /// In by the device.
@@ -42,9 +42,8 @@ pub enum Direction {
 impl Direction {
     const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
 
-    /// As it is called in pins and messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    /// As it is called in pins.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
@@ -144,11 +143,12 @@ impl Devices {
     }
 
     /// Looks for what there is of ours, by this process or an earlier one, and what of it somebody else has
-    /// removed.
+    /// removed. What could not be loaded will be tried again.
     ///
     /// # Errors
     /// When the kernel does not tell.
     pub async fn look(&mut self) -> Result<()> {
+        self.variants.forget_failures();
         let (links, filters) = (tcx::present(&self.pins)?, clsact::present().await?);
         let (present, leftover) = match self.hook {
             Hook::Tcx => (links, filters),

@@ -34,7 +34,7 @@ pub(super) struct Variants {
     settings: Settings,
     pins: Pins,
     cookie: Option<u64>,
-    /// A failure is kept, so that it is met once and not for each device anew.
+    /// A failure is kept: the verifier may take long, and would say the same for each device.
     loaded: BTreeMap<Variant, Result<Ebpf>>,
 }
 
@@ -43,16 +43,19 @@ impl Variants {
         Ok(Self { settings, pins, cookie: kernel::netns_cookie()?, loaded: BTreeMap::new() })
     }
 
-    /// Loads what these devices need and is not loaded, also where that has failed before.
+    /// Loads what these devices need and is not loaded.
     pub(super) fn prepare<'a>(&mut self, devices: impl Iterator<Item = &'a Device>) {
-        self.loaded.retain(|_, loaded| loaded.is_ok());
-        for device in devices {
-            let variant = Variant::from(device);
+        for variant in devices.map(Variant::from) {
             if !self.loaded.contains_key(&variant) {
                 let loaded = self.load(variant);
                 self.loaded.insert(variant, loaded);
             }
         }
+    }
+
+    /// Has what failed to load be tried again.
+    pub(super) fn forget_failures(&mut self) {
+        self.loaded.retain(|_, loaded| loaded.is_ok());
     }
 
     fn load(&self, variant: Variant) -> Result<Ebpf> {

@@ -11,6 +11,7 @@ pub mod facts;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
+use nix::net::if_::if_indextoname;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -18,6 +19,7 @@ use tracing::{info, warn};
 use super::Look;
 pub use choice::Choice;
 pub use class::{Device, Side};
+use facts::Facts;
 
 /// Devices by interface index.
 pub type Devices = BTreeMap<u32, Device>;
@@ -27,20 +29,30 @@ pub type Devices = BTreeMap<u32, Device>;
 /// # Errors
 /// When netlink cannot be asked at all, or a device is chosen for both sides.
 pub async fn follow(choice: Choice) -> Result<watch::Receiver<Devices>> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    let pump = tokio::spawn(connection);
-    let seen = class::classify(&facts::gather(&handle).await?, &choice);
-    pump.abort();
-    if let Some(both) = seen.contested.first() {
-        bail!("both --devices and --pod-devices name the device {both}; it can only be on one side");
-    }
-    super::follow(Watch { choice, told: BTreeSet::new() }).await
+    super::follow(Watch { choice, links: None, told: BTreeSet::new() }).await
 }
 
 struct Watch {
     choice: Choice,
+    /// The links seen last; `None` before the first look.
+    links: Option<BTreeSet<u32>>,
     /// What has been told already.
     told: BTreeSet<String>,
+}
+
+impl Watch {
+    /// Asks for everything, and again if something is missing that is still there: before Linux 6.9 a list of
+    /// links skips some when others go while it is made, and a device must not lose its programs for that.
+    async fn gather(&self, handle: &Handle) -> Result<Facts> {
+        loop {
+            let facts = facts::gather(handle).await?;
+            let listed: BTreeSet<u32> = facts.links.iter().map(|link| link.index).collect();
+            let mut missing = self.links.iter().flatten().filter(|index| !listed.contains(index));
+            if missing.all(|index| if_indextoname(*index).is_err()) {
+                return Ok(facts);
+            }
+        }
+    }
 }
 
 impl Look for Watch {
@@ -55,7 +67,13 @@ impl Look for Watch {
     ];
 
     async fn look(&mut self, handle: &Handle) -> Result<Self::Seen> {
-        let seen = class::classify(&facts::gather(handle).await?, &self.choice);
+        let facts = self.gather(handle).await?;
+        let seen = class::classify(&facts, &self.choice);
+        let links = facts.links.iter().map(|link| link.index).collect();
+        let is_first = self.links.replace(links).is_none();
+        if is_first && let Some(both) = seen.contested.first() {
+            bail!("both --devices and --pod-devices name the device {both}; it can only be on one side");
+        }
         for name in seen.contested {
             if self.told.insert(name.clone()) {
                 warn!(device = name, "left alone: both --devices and --pod-devices name it");
