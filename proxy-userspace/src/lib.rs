@@ -13,6 +13,7 @@ pub mod settings;
 pub mod source;
 
 pub mod cluster;
+pub mod flows;
 pub mod plan;
 pub mod policy;
 pub mod tables;

@@ -118,8 +118,6 @@ pub mod constant {
     pub const POD_SIDE: &str = "POD_SIDE";
     /// u64: [`super::PortRanges`] from which masqueraded flows take their source ports.
     pub const MASQUERADE_PORTS: &str = "MASQUERADE_PORTS";
-    /// u32: CPUs that take turns in the queues.
-    pub const CPUS: &str = "CPUS";
     /// u32: places per CPU in [`super::map::NASCENT`] and [`super::map::CLOSING`] each.
     pub const QUEUE_LENGTH: &str = "QUEUE_LENGTH";
 }

@@ -1,5 +1,5 @@
 //! The few system calls that aya 0.14 lacks: link update, what a link is attached to, whether there is tcx, an RCU
-//! grace period, and the cookie of a network namespace.
+//! grace period, the cookie of a network namespace, and reading a hash many entries at a time.
 
 use std::{
     ffi::CString,
@@ -12,6 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use aya::{
+    Pod,
+    maps::{HashMap, IterableMap as _, MapData},
+};
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_type};
 
 /// The bpf() system call.
@@ -51,6 +55,50 @@ pub fn open_pin(path: &Path) -> Result<Option<OwnedFd>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot open the pin {}", path.display())),
     }
+}
+
+/// Where in a hash a walk over its entries stands: a bucket's number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor(Option<u32>);
+
+/// Reads entries of a hash from `cursor` on, and moves it; `false` with the last ones (`BPF_MAP_LOOKUP_BATCH`, 5.6).
+///
+/// A walk from key to key begins again whenever the key it has come to is deleted meanwhile. This one goes from bucket
+/// to bucket: it meets each entry that is there all the time exactly once, and ends, whatever others do.
+///
+/// # Errors
+/// EBUSY when somebody writes to the bucket right now (before 6.15); ENOSPC when a bucket has more than `most` entries;
+/// what else the kernel says. The cursor then stays.
+pub fn read_hash<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    cursor: &mut Cursor,
+    most: usize,
+) -> io::Result<(Vec<(K, V)>, bool)> {
+    let (mut keys, mut values) = (Vec::<K>::with_capacity(most), Vec::<V>::with_capacity(most));
+    let mut next = 0u32;
+    let mut attr = attribute();
+    attr.batch.in_batch = cursor.0.as_ref().map_or(0, |bucket| std::ptr::from_ref(bucket) as u64);
+    attr.batch.out_batch = (&raw mut next) as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = u32::try_from(most).map_err(io::Error::other)?;
+    attr.batch.map_fd = map.map().fd().as_fd().as_raw_fd().cast_unsigned();
+    // SAFETY: the cursors are 4 bytes, as hashes have them; keys and values have room for `count` each, of the map's
+    // sizes, which aya has compared with those of the types; all live until the call returns.
+    let more = match unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) } {
+        Ok(_) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    // SAFETY: the kernel has replaced the count by that of the entries it wrote, which is not more; any bytes are
+    // values of these types (Pod).
+    unsafe {
+        let count = attr.batch.count as usize;
+        keys.set_len(count);
+        values.set_len(count);
+    }
+    cursor.0 = more.then_some(next);
+    Ok((keys.into_iter().zip(values).collect(), more))
 }
 
 /// Lets the program behind a link be replaced in one step, without a moment in which none is attached

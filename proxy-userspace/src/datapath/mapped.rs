@@ -9,7 +9,7 @@ use std::{
     marker::PhantomData,
     num::NonZeroUsize,
     ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering, fence},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering, fence},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -115,6 +115,24 @@ impl<T: Pod> MappedArray<T> {
         // accesses by this process to words that programs read go through here or need `&self` only.
         let cell = unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) };
         cell.store(word, Ordering::Release);
+        Ok(())
+    }
+
+    /// Stores one byte of element `index`, at `offset` bytes into it.
+    ///
+    /// # Errors
+    /// When there is no such byte.
+    pub fn store_byte(&mut self, index: u32, offset: usize, byte: u8) -> Result<()> {
+        ensure!(
+            index < self.capacity && offset < size_of::<T>(),
+            "{}: no byte at {index}+{offset}, there are {} elements",
+            self.name,
+            self.capacity
+        );
+        let at = index as usize * size_of::<T>() + offset;
+        // SAFETY: within the mapping, as just checked; programs only read the byte, and this process has `&mut self`.
+        let cell = unsafe { AtomicU8::from_ptr(self.base.as_ptr().add(at)) };
+        cell.store(byte, Ordering::Release);
         Ok(())
     }
 }

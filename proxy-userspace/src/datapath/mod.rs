@@ -12,12 +12,16 @@
 //! - [`mapped`]: arrays written by memory stores;
 //! - [`kernel`]: the system calls that aya lacks;
 //! - [`contents`]: reading everything back;
+//! - [`cells`]: which addresses packets are looked at for;
+//! - [`flows`]: what the packet path remembers;
 //! - [`counters`], [`attachments`]: what the programs counted, and who else is attached.
 
 pub mod attachments;
+pub mod cells;
 pub mod contents;
 pub mod counters;
 pub mod devices;
+pub mod flows;
 pub mod kernel;
 mod log;
 pub mod mapped;
@@ -31,11 +35,13 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData};
 use proxy_common::{
     address::Address,
-    layout::{Backend, Frontend, FrontendKey, Revision, Service, map},
+    layout::{Backend, Frontend, FrontendKey, Prefix, Revision, Service, map, scope},
 };
 
 use crate::plan::{Capacity, Observed, Operation};
+use cells::Cells;
 use counters::Counters;
+use flows::settings::PacketSettings;
 use mapped::MappedArray;
 use pins::Pins;
 
@@ -52,13 +58,18 @@ pub struct Settings {
     pub log_decisions: bool,
     /// How programs are attached to devices; `None` for the better way that the kernel has.
     pub tc_attach: Option<devices::Hook>,
+    /// The packet path.
+    pub packets: PacketSettings,
 }
 
 impl Settings {
     /// Maps and their sizes.
-    fn sizes(&self) -> [(&'static str, u32); 3] {
+    fn sizes(&self) -> Vec<(&'static str, u32)> {
         let Capacity { frontends, services, backends } = self.capacity;
-        [(map::FRONTENDS, frontends), (map::SERVICES, services), (map::BACKENDS, backends)]
+        let mut sizes =
+            vec![(map::FRONTENDS, frontends), (map::SERVICES, services), (map::BACKENDS, backends)];
+        sizes.extend(self.packets.sizes());
+        sizes
     }
 }
 
@@ -69,6 +80,7 @@ pub struct Datapath {
     backends: MappedArray<Backend>,
     revision: MappedArray<u64>,
     node_addresses: HashMap<MapData, Address, u32>,
+    vip_cells: Cells,
     counters: Option<Counters>,
     programs: programs::Programs,
     devices: devices::Devices,
@@ -91,20 +103,46 @@ impl Datapath {
         let lock = pins.lock()?;
         let mut programs = programs::load(settings, &pins)?;
         let ebpf = programs.object();
-        let datapath = Self {
+        let mut datapath = Self {
             frontends: contents::map(ebpf, map::FRONTENDS)?,
             services: MappedArray::of(ebpf, map::SERVICES)?,
             backends: MappedArray::of(ebpf, map::BACKENDS)?,
             revision: MappedArray::of(ebpf, map::REVISION)?,
             node_addresses: contents::map(ebpf, map::NODE_ADDRESSES)?,
+            vip_cells: Cells::of(ebpf)?,
             counters: Some(Counters::new(contents::map(ebpf, map::COUNTERS)?)),
             devices: devices::Devices::new(settings, pins, contents::map(ebpf, map::DEVICES)?)?,
             programs,
             _lock: lock,
         };
+        write_service_cidrs(
+            &mut MappedArray::of(datapath.programs.object(), proxy_common::layout::map::SERVICE_CIDRS)?,
+            &settings.packets,
+        )?;
+        datapath.mark_all()?;
         // Slots that the last process gave up may still be in use by a program that runs right now.
         kernel::grace_period()?;
         Ok(datapath)
+    }
+
+    /// Says that packets to an address must be looked at by the packet path; for addresses that no operation speaks of,
+    /// such as those that masqueraded flows have towards their backends.
+    ///
+    /// # Errors
+    /// When the map is smaller than it should be.
+    pub fn mark(&mut self, address: &Address) -> Result<()> {
+        self.vip_cells.mark(address)
+    }
+
+    /// Marks what the maps hold already, in case whoever wrote that did not.
+    fn mark_all(&mut self) -> Result<()> {
+        for key in self.frontends.keys() {
+            mark_frontend(&mut self.vip_cells, &key.context("reading the frontends map")?)?;
+        }
+        for address in self.node_addresses.keys() {
+            self.vip_cells.mark(&address.context("reading the node addresses map")?)?;
+        }
+        Ok(())
     }
 
     /// Attaches the programs, or replaces those of an earlier process in place.
@@ -186,12 +224,28 @@ impl Datapath {
             Operation::SetSets { service, sets } => {
                 self.services.store(*service, std::mem::offset_of!(Service, sets), sets.0)?;
             }
-            Operation::PutFrontend { key, frontend } => self.frontends.insert(key, frontend, 0)?,
-            Operation::PutNodeAddress { address } => self.node_addresses.insert(address, 0, 0)?,
+            Operation::PutFrontend { key, frontend } => {
+                mark_frontend(&mut self.vip_cells, key)?;
+                self.frontends.insert(key, frontend, 0)?;
+            }
+            Operation::PutNodeAddress { address } => {
+                self.vip_cells.mark(address)?;
+                self.node_addresses.insert(address, 0, 0)?;
+            }
             Operation::RemoveNodeAddress { address } => absent_is_fine(self.node_addresses.remove(address))?,
         }
         Ok(())
     }
+}
+
+/// Marks a frontend's address. NodePorts have none of their own: node addresses are marked.
+fn mark_frontend(cells: &mut Cells, key: &FrontendKey) -> Result<()> {
+    if key.scope == scope::NODE_PORT { Ok(()) } else { cells.mark(&key.address) }
+}
+
+/// Programs may be reading: what is right stays untouched.
+fn write_service_cidrs(map: &mut MappedArray<Prefix>, settings: &PacketSettings) -> Result<()> {
+    if map.as_slice() == settings.service_cidrs { Ok(()) } else { map.write(0, &settings.service_cidrs) }
 }
 
 /// A deletion that finds nothing has what it wants.

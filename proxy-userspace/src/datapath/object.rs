@@ -9,7 +9,10 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{Ebpf, EbpfLoader, programs::ProgramError};
 use proxy_common::layout::{constant, map};
 
-use super::pins::Pins;
+use super::{
+    flows::settings::{PINNED_MAPS as PINNED_FLOW_MAPS, PacketSettings},
+    pins::Pins,
+};
 
 /// The object that build.rs compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kubeshunt.bpf.o"));
@@ -36,23 +39,45 @@ pub(super) struct Constants {
     log_decisions: u8,
     link_header: u32,
     pod_side: u8,
+    packets: PacketSettings,
 }
 
 impl Constants {
-    pub(super) fn new(cookie: Option<u64>, can_set_errno: bool, log_decisions: bool) -> Self {
+    pub(super) fn new(
+        cookie: Option<u64>,
+        can_set_errno: bool,
+        log_decisions: bool,
+        packets: PacketSettings,
+    ) -> Self {
         Self {
             host_netns_cookie: cookie.unwrap_or(0),
             can_set_errno: can_set_errno.into(),
             log_decisions: log_decisions.into(),
             link_header: 0,
             pod_side: 0,
+            packets,
         }
+    }
+
+    /// For programs that may refuse with an errno, or may not.
+    pub(super) fn refusing(self, can_set_errno: bool) -> Self {
+        Self { can_set_errno: can_set_errno.into(), ..self }
     }
 
     /// For programs of a kind of device.
     pub(super) fn of_device(self, link_header: u32, is_pod_side: bool) -> Self {
         Self { link_header, pod_side: is_pod_side.into(), ..self }
     }
+}
+
+/// Constants and sizes for a look at what the kernel can do.
+pub(super) fn tiny(cookie: Option<u64>) -> (Constants, Vec<(&'static str, u32)>) {
+    let packets = PacketSettings { flows: 64, queue_length: 64, ..PacketSettings::default() };
+    let mut sizes = packets.sizes().to_vec();
+    sizes.extend(
+        [map::FRONTENDS, map::SERVICES, map::BACKENDS, map::AFFINITY, map::SENDERS].map(|name| (name, 64)),
+    );
+    (Constants::new(cookie, false, false, packets), sizes)
 }
 
 /// Opens the object, with maps from the pins where there are some. No program is loaded yet.
@@ -68,11 +93,12 @@ pub(super) fn open(
         .override_global(constant::LOG_DECISIONS, &constants.log_decisions, true)
         .override_global(constant::LINK_HEADER, &constants.link_header, true)
         .override_global(constant::POD_SIDE, &constants.pod_side, true);
+    constants.packets.tell(&mut loader);
     for (name, size) in sizes {
         loader.map_max_entries(name, *size);
     }
     if let Some(pins) = pins {
-        for name in PINNED_MAPS {
+        for name in PINNED_MAPS.into_iter().chain(PINNED_FLOW_MAPS) {
             loader.map_pin_path(name, pins.map(name));
         }
     }

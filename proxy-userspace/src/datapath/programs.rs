@@ -68,7 +68,7 @@ pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<Programs> {
 }
 
 fn load_with(settings: &Settings, pins: &Pins, cookie: Option<u64>, can_set_errno: bool) -> Result<Ebpf> {
-    let constants = Constants::new(cookie, can_set_errno, settings.log_decisions);
+    let constants = Constants::new(cookie, can_set_errno, settings.log_decisions, settings.packets);
     verify(&constants, &settings.sizes(), Some(pins))
 }
 
@@ -87,9 +87,8 @@ pub struct Probe {
 /// When they do not load at all.
 pub fn probe() -> Result<Probe> {
     let cookie = kernel::netns_cookie()?;
-    let sizes =
-        [map::FRONTENDS, map::SERVICES, map::BACKENDS, map::AFFINITY, map::SENDERS].map(|name| (name, 64));
-    let with = |can_set_errno| verify(&Constants::new(cookie, can_set_errno, false), &sizes, None);
+    let (constants, sizes) = object::tiny(cookie);
+    let with = |can_set_errno| verify(&constants.refusing(can_set_errno), &sizes, None);
     let can_set_errno = with(true).is_ok();
     if !can_set_errno {
         with(false)?;

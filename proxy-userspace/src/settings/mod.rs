@@ -1,5 +1,6 @@
 //! The command line: what the user said, and what it means.
 
+mod flows;
 mod packets;
 
 use std::{
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use proxy_common::layout::{DEFAULT_BACKENDS, DEFAULT_FRONTENDS, DEFAULT_SERVICES, Sets};
 
 use crate::{datapath, plan::Capacity};
+pub use flows::Flows;
 pub use packets::{Packets, Switch};
 
 /// Kubernetes Services by eBPF, beside any CNI, in place of kube-proxy.
@@ -67,6 +69,9 @@ pub struct Run {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_BACKENDS,
           value_parser = clap::value_parser!(u32).range(1..Sets::MAX_SLOTS as i64))]
     pub max_backends: u32,
+    /// Which flows are remembered, and for how long
+    #[command(flatten)]
+    pub flows: Flows,
     /// Log every decision of the programs (slow; for looking at one node closely)
     #[arg(long)]
     pub log_decisions: bool,
@@ -147,7 +152,7 @@ impl Run {
     /// The datapath's share.
     ///
     /// # Errors
-    /// When no cgroup v2 hierarchy is mounted and none is named.
+    /// When no cgroup v2 hierarchy is mounted and none is named, or the machine does not tell about itself.
     pub fn datapath(&self) -> Result<datapath::Settings> {
         Ok(datapath::Settings {
             cgroup_root: self.place.cgroup_root()?,
@@ -159,6 +164,7 @@ impl Run {
             },
             log_decisions: self.log_decisions,
             tc_attach: self.packets.hook(),
+            packets: self.flows.packets()?,
         })
     }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{Ebpf, programs::SchedClassifier};
-use proxy_common::layout::map;
 
 use super::{
     super::{
@@ -60,8 +59,8 @@ impl Variants {
 
     fn load(&self, variant: Variant) -> Result<Ebpf> {
         let settings = &self.settings;
-        let mut ebpf =
-            verify(variant, self.cookie, settings.log_decisions, &settings.sizes(), Some(&self.pins))?;
+        let constants = Constants::new(self.cookie, false, settings.log_decisions, settings.packets);
+        let mut ebpf = verify(variant, constants, &settings.sizes(), Some(&self.pins))?;
         if settings.log_decisions {
             log::pass_on(&mut ebpf)?;
         }
@@ -80,12 +79,10 @@ impl Variants {
 /// Loads the object and has the kernel verify the programs for packets.
 fn verify(
     variant: Variant,
-    cookie: Option<u64>,
-    log_decisions: bool,
+    constants: Constants,
     sizes: &[(&'static str, u32)],
     pins: Option<&Pins>,
 ) -> Result<Ebpf> {
-    let constants = Constants::new(cookie, false, log_decisions);
     let constants = constants.of_device(variant.header, variant.side == Side::Pod);
     let mut ebpf = object::open(&constants, sizes, pins)?;
     for way in Direction::ALL {
@@ -108,11 +105,10 @@ fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassi
 /// When they do not load.
 pub fn probe() -> Result<()> {
     let cookie = kernel::netns_cookie()?;
-    let sizes =
-        [map::FRONTENDS, map::SERVICES, map::BACKENDS, map::AFFINITY, map::SENDERS].map(|name| (name, 64));
+    let (constants, sizes) = object::tiny(cookie);
     for side in [Side::Pod, Side::Outside] {
         for header in [14, 0] {
-            verify(Variant { side, header }, cookie, false, &sizes, None)?;
+            verify(Variant { side, header }, constants, &sizes, None)?;
         }
     }
     Ok(())

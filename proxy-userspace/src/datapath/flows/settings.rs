@@ -1,0 +1,69 @@
+//! How large the maps of flows are, and what the programs for packets are told.
+
+use aya::EbpfLoader;
+use proxy_common::layout::{
+    DEFAULT_FLOWS, DEFAULT_QUEUE_LENGTH, PortRanges, Prefix, SERVICE_CIDRS, constant, map,
+};
+
+/// Maps of the packet path that outlive the process.
+pub const PINNED_MAPS: [&str; 8] = [
+    map::FLOWS,
+    map::ARRIVALS,
+    map::NASCENT,
+    map::CLOSING,
+    map::TURNS,
+    map::VIP_CELLS,
+    map::BACKEND_CELLS,
+    map::SERVICE_CIDRS,
+];
+
+/// The packet path, as the user wants it.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketSettings {
+    /// How many flows fit into a map to be created.
+    pub flows: u32,
+    /// CPUs that take turns in the queues.
+    pub cpus: u32,
+    /// Places per CPU in each queue.
+    pub queue_length: u32,
+    /// From which ports masqueraded flows take theirs.
+    pub ports: PortRanges,
+    /// Where ClusterIPs are taken from; [`Prefix::NONE`] for places that are not used.
+    pub service_cidrs: [Prefix; SERVICE_CIDRS as usize],
+}
+
+impl Default for PacketSettings {
+    /// Ports as they are on a machine with the kernel's `ip_local_port_range`.
+    fn default() -> Self {
+        Self {
+            flows: DEFAULT_FLOWS,
+            cpus: 1,
+            queue_length: DEFAULT_QUEUE_LENGTH,
+            ports: PortRanges::new((1024, 28_976), (61_000, 4_536)),
+            service_cidrs: [Prefix::NONE; SERVICE_CIDRS as usize],
+        }
+    }
+}
+
+impl PacketSettings {
+    /// Sizes of maps to be created. A masqueraded flow has two arrivals.
+    #[must_use]
+    pub fn sizes(&self) -> [(&'static str, u32); 4] {
+        let places = self.cpus.saturating_mul(self.queue_length);
+        [
+            (map::FLOWS, self.flows),
+            (map::ARRIVALS, self.flows.saturating_mul(2)),
+            (map::NASCENT, places),
+            (map::CLOSING, places),
+        ]
+    }
+
+    /// Sets the constants, in an object that has them.
+    pub fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader.override_global(constant::MASQUERADE_PORTS, &self.ports.0, true).override_global(
+            constant::QUEUE_LENGTH,
+            &self.queue_length,
+            true,
+        );
+    }
+}

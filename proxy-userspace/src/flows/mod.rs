@@ -1,0 +1,18 @@
+//! What the packet path remembers of flows, judged: pure.
+//!
+//! - [`age`]: which flows are over;
+//! - [`census`]: how many there are of which kind, and how many ports they take;
+//! - [`alarm`]: something that fills up, said once;
+//! - [`orphan`]: which arrivals lead to a flow that is gone;
+//! - [`stale`]: which flows lead to a backend that serves no more;
+//! - [`ports`]: from which ports masqueraded flows take theirs.
+
+pub mod age;
+pub mod alarm;
+pub mod census;
+pub mod orphan;
+pub mod ports;
+pub mod stale;
+
+#[cfg(test)]
+mod tests;
