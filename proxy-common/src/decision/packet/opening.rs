@@ -109,6 +109,10 @@ enum Taking {
 /// packets do. Whoever sees a later one sees the earlier.
 #[inline(never)]
 fn take<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk, port: Port) -> Taking {
+    if port == desk.backend.port && desk.asked.source == desk.backend.address {
+        // Both ends equal: nobody could tell its packets from the answers.
+        return Taking::Other;
+    }
     desk.tuple.source = desk.asked.source;
     desk.tuple.destination = desk.backend.address;
     desk.tuple.source_port = port;
@@ -171,7 +175,11 @@ fn make_way<F: Flows>(flows: &F, desk: &mut Desk) -> bool {
     desk.other = old;
     desk.other_key = desk.key;
     let (old, new) = (&desk.other, &desk.flow);
-    let is_same = old.vip == new.vip && old.vip_port == new.vip_port && old.client_port == new.client_port;
+    // The flags tell the direction: two peers may each ask a service from the port at which they serve it.
+    let is_same = old.vip == new.vip
+        && old.vip_port == new.vip_port
+        && old.client_port == new.client_port
+        && old.flags == new.flags;
     if !is_same && old.state & flow_state::CLOSING == 0 {
         return false;
     }
