@@ -18,6 +18,7 @@ pub mod cgroup;
 pub mod foreign;
 pub mod inspect;
 pub mod janitor;
+pub mod layout;
 pub mod link;
 pub mod manifests;
 pub mod netfilter;
@@ -33,6 +34,7 @@ pub mod testbed;
 pub mod wait;
 
 pub use janitor::Estate;
+pub use layout::Layout;
 pub use node::Node;
 pub use probe::{Probe, protocol};
 pub use proxy::{Kubeshunt, Ready, Setup};

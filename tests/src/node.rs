@@ -1,11 +1,10 @@
 //! A node: a network namespace, a cgroup and a pin folder.
 //!
 //! Invariant: what a real node has for kubeshunt to work with is here, and nothing more: forwarding
-//! on, a bridge with the pods, an uplink with routes to the other nodes, a default route. No netfilter
-//! rule, no masquerading.
+//! on, pods connected as a [`Layout`] says, an uplink with routes to the other nodes, a default route. No
+//! netfilter rule and no masquerading, unless a test asks for them.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,7 +12,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use anyhow::{Context, Result};
 
 use crate::cgroup::Cgroup;
+use crate::layout::{Layout, cluster_subnets, default_routes, pod_addresses};
 use crate::link::Prefix;
+use crate::netfilter::rules;
 use crate::netns::NetNs;
 use crate::station::{Station, Uplink};
 use crate::testbed::{Bed, lan_gateway, node_addresses};
@@ -28,6 +29,7 @@ pub struct Node {
 struct Shared {
     name: String,
     index: u8,
+    layout: Layout,
     next_pod: AtomicU8,
     // Before the cgroup it lies in.
     host: Station,
@@ -36,10 +38,8 @@ struct Shared {
     bed: Arc<Bed>,
 }
 
-const BRIDGE: &str = "cni0";
-
 impl Node {
-    pub(crate) fn new(bed: Arc<Bed>, name: &str, index: u8) -> Result<Self> {
+    pub(crate) fn new(bed: Arc<Bed>, name: &str, index: u8, layout: Layout) -> Result<Self> {
         let netns = NetNs::new()?;
         for (sysctl, value) in [
             ("net/ipv4/ip_forward", "1"),
@@ -50,19 +50,10 @@ impl Node {
         ] {
             netns.sysctl(sysctl, value)?;
         }
-        netns.links(async |links| {
-            links.bridge(BRIDGE).await?;
-            for address in pod_addresses(index, 1) {
-                links.address(BRIDGE, address).await?;
-            }
-            Ok(())
-        })?;
         let addresses = node_addresses(index)?;
         let uplink = bed.join_lan(&netns, addresses)?;
         netns.links(async |links| default_routes(&links, lan_gateway()).await)?;
-        for ((subnet, length), (gateway, _)) in pod_addresses(index, 0).into_iter().zip(addresses) {
-            bed.announce(&netns, (subnet, length), gateway)?;
-        }
+        layout.prepare(&bed, &netns, index, addresses)?;
         let cgroup = bed.cgroup().child(name)?;
         let pins = bed.bpffs().join(name);
         fs::create_dir(&pins).with_context(|| format!("cannot make {}", pins.display()))?;
@@ -70,7 +61,16 @@ impl Node {
             Station::new(Arc::clone(&bed), name, netns, cgroup.child("host")?, addresses, Some(uplink))?;
         let next_pod = AtomicU8::new(2);
         Ok(Self {
-            shared: Arc::new(Shared { name: name.to_owned(), index, next_pod, host, cgroup, pins, bed }),
+            shared: Arc::new(Shared {
+                name: name.to_owned(),
+                index,
+                layout,
+                next_pod,
+                host,
+                cgroup,
+                pins,
+                bed,
+            }),
         })
     }
 
@@ -79,29 +79,47 @@ impl Node {
     /// # Errors
     /// When the kernel refuses something, or the subnet is full.
     pub fn pod(&self, name: &str) -> Result<Station> {
-        let Shared { index, next_pod, host, cgroup, bed, .. } = &*self.shared;
+        self.pod_in(name, self.cgroup().child(&format!("pod-{name}"))?)
+    }
+
+    /// Adds a pod whose processes are outside the node's cgroup, so that no socket hook sees them: as the
+    /// sockets of a sandbox with a network stack of its own look to the node.
+    ///
+    /// # Errors
+    /// See [`Node::pod`].
+    pub fn bypassing_pod(&self, name: &str) -> Result<Station> {
+        self.pod_in(name, self.bed().cgroup().child(&format!("bypassing-{}-{name}", self.name()))?)
+    }
+
+    fn pod_in(&self, name: &str, cgroup: Cgroup) -> Result<Station> {
+        let Shared { index, layout, next_pod, host, bed, .. } = &*self.shared;
         let number = next_pod.fetch_add(1, Ordering::Relaxed);
         if number == u8::MAX || number < 2 {
             next_pod.store(u8::MAX, Ordering::Relaxed);
             anyhow::bail!("no address is left for one more pod on node {}", self.name());
         }
-        let addresses = pod_addresses(*index, number);
         let netns = NetNs::new()?;
         let port = bed.port_name();
-        host.netns().links(async |links| {
-            links.veth(&port, "eth0", &netns).await?;
-            links.join_bridge(&port, BRIDGE).await
-        })?;
-        netns.links(async |links| {
-            links.up("eth0").await?;
-            for address in addresses {
-                links.address("eth0", address).await?;
-            }
-            default_routes(&links, pod_addresses(*index, 1).map(|(address, _)| address)).await
-        })?;
-        let cgroup = cgroup.child(&format!("pod-{name}"))?;
+        let addresses = layout.plug(host.netns(), &port, &netns, *index, number)?;
         let uplink = Uplink { netns: host.netns().clone(), port };
         Station::new(Arc::clone(bed), name, netns, cgroup, addresses, Some(uplink))
+    }
+
+    /// Gives the node the netfilter rules that CNIs install: masquerading of what leaves the cluster and of
+    /// what enters it for pods elsewhere, and forwarding for pods only. Brings conntrack with it.
+    ///
+    /// # Errors
+    /// When the kernel has no nftables, or the node has the rules already.
+    pub fn add_cni_rules(&self) -> Result<()> {
+        rules::install(self.netns(), cluster_subnets(), self.pod_subnets())
+    }
+
+    /// Has the node take IPv4 packets only by the device that leads to their source.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn filter_reverse_path(&self) -> Result<()> {
+        self.netns().sysctl("net/ipv4/conf/all/rp_filter", "1")
     }
 
     /// The node's own namespace, as a place for clients and servers.
@@ -140,26 +158,13 @@ impl Node {
         pod_addresses(self.shared.index, 0)
     }
 
+    /// How its pods are connected.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.shared.layout
+    }
+
     pub(crate) fn bed(&self) -> &Arc<Bed> {
         &self.shared.bed
     }
-}
-
-async fn default_routes(links: &crate::link::Links, gateways: [IpAddr; 2]) -> Result<()> {
-    for gateway in gateways {
-        let any: IpAddr = match gateway {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        links.route((any, 0), gateway).await?;
-    }
-    Ok(())
-}
-
-/// The addresses of a pod; number 0 is the subnet itself and 1 the bridge.
-fn pod_addresses(node: u8, number: u8) -> [Prefix; 2] {
-    [
-        (Ipv4Addr::new(10, 244, node, number).into(), 24),
-        (Ipv6Addr::new(0xfd00, 0x10, 0x244, node.into(), 0, 0, 0, number.into()).into(), 64),
-    ]
 }

@@ -121,6 +121,26 @@ impl Station {
         self.netns.links(async |links| links.address("eth0", prefix).await)
     }
 
+    /// Has its device compute checksums and cut segments, or has the stack do so before. Off, what it sends is
+    /// on the wire as it would be on a real one.
+    ///
+    /// # Errors
+    /// When the device cannot do without.
+    pub fn offload(&self, on: bool) -> Result<()> {
+        self.netns.links(async |links| links.offload("eth0", on))
+    }
+
+    /// Sets the MTU of its link, at both ends.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        if let Some(Uplink { netns, port }) = &self.uplink {
+            netns.links(async |links| links.set_mtu(port, mtu).await)?;
+        }
+        self.netns.links(async |links| links.set_mtu("eth0", mtu).await)
+    }
+
     /// Its namespace.
     #[must_use]
     pub fn netns(&self) -> &NetNs {

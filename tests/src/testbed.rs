@@ -7,8 +7,8 @@
 //!                        └── node-b (10.244.2.0/24, fd00:10:244:2::/64) ── cni0 ── pods
 //! ```
 //!
-//! Everybody on the LAN routes each pod subnet to its node, as a CNI without tunnels does it. The
-//! gateway of the LAN swallows everything else, as the Internet would swallow private addresses.
+//! Everybody on the LAN routes each pod subnet to its node, as a CNI without tunnels does it; other
+//! [`Layout`]s are there for the asking. The gateway of the LAN swallows everything else, as the Internet would swallow private addresses.
 //!
 //! Invariant: whatever is in the machine outside processes and anonymous namespaces is in the
 //! [`Estate`], which a janitor removes however this process ends. Testbeds share nothing, so any
@@ -26,6 +26,7 @@ use anyhow::{Context, Result, bail};
 use crate::bpffs;
 use crate::cgroup::{Cgroup, NAME_PREFIX};
 use crate::janitor::{Estate, Janitor};
+use crate::layout::{Layout, Member};
 use crate::link::Prefix;
 use crate::manifests::Folder;
 use crate::netns::NetNs;
@@ -46,6 +47,7 @@ pub(crate) struct Bed {
     // Before the janitor: namespaces and the LAN go with their descriptors.
     fabric: NetNs,
     lan: Mutex<Lan>,
+    overlay: Mutex<Vec<Member>>,
     next_node: AtomicU8,
     next_outsider: AtomicU8,
     next_port: AtomicU32,
@@ -98,6 +100,7 @@ impl Testbed {
         let bed = Arc::new(Bed {
             fabric,
             lan: Mutex::default(),
+            overlay: Mutex::default(),
             next_node: AtomicU8::new(1),
             next_outsider: AtomicU8::new(0),
             next_port: AtomicU32::new(0),
@@ -114,8 +117,16 @@ impl Testbed {
     /// # Errors
     /// When the kernel refuses something.
     pub fn node(&self, name: &str) -> Result<Node> {
+        self.node_with(name, Layout::default())
+    }
+
+    /// Adds a node whose pods are connected in that way. Nodes of one testbed should agree.
+    ///
+    /// # Errors
+    /// See [`Testbed::node`].
+    pub fn node_with(&self, name: &str, layout: Layout) -> Result<Node> {
         let index = self.bed.next_node.fetch_add(1, Ordering::Relaxed);
-        Node::new(Arc::clone(&self.bed), name, index)
+        Node::new(Arc::clone(&self.bed), name, index, layout)
     }
 
     /// The client outside: on the LAN, no node, and in no node's cgroup.
@@ -173,6 +184,11 @@ impl Bed {
 
     pub(crate) fn bpffs(&self) -> &Path {
         &self.estate.bpffs
+    }
+
+    /// The nodes in the overlay.
+    pub(crate) fn overlay(&self) -> &Mutex<Vec<Member>> {
+        &self.overlay
     }
 
     /// A name for a link that no other link of this testbed has.

@@ -9,8 +9,13 @@ use anyhow::{Context, Result, anyhow};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkMessage};
+use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+mod device;
+mod neighbour;
+mod offload;
 
 use crate::attached::{Filter, Way};
 use crate::netns::NetNs;
@@ -23,6 +28,9 @@ pub struct Links {
 
 /// An address and the length of its subnet's prefix.
 pub type Prefix = (IpAddr, u8);
+
+/// A hardware address.
+pub type Mac = [u8; 6];
 
 impl Links {
     pub(crate) fn new(handle: Handle) -> Self {
@@ -162,6 +170,38 @@ impl Links {
             .execute()
             .await
             .with_context(|| format!("cannot route {prefix}/{length} via {gateway}"))
+    }
+
+    /// Routes a prefix to a device: whoever has these addresses is on that very link.
+    ///
+    /// # Errors
+    /// See [`Links::bridge`].
+    pub async fn route_to_device(&self, (prefix, length): Prefix, device: &str) -> Result<()> {
+        let mut route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(prefix, length)
+            .map_err(|error| anyhow!("{prefix}/{length} on {device}: {error}"))?
+            .output_interface(self.index(device).await?);
+        if prefix.is_ipv4() {
+            route = route.scope(RouteScope::Link);
+        }
+        let added = self.handle.route().add(route.build()).execute().await;
+        added.with_context(|| format!("cannot route {prefix}/{length} to {device}"))
+    }
+
+    /// Routes a prefix through a gateway that is on that device, whatever its address.
+    ///
+    /// # Errors
+    /// See [`Links::bridge`].
+    pub async fn route_onlink(&self, (prefix, length): Prefix, gateway: IpAddr, device: &str) -> Result<()> {
+        let message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(prefix, length)
+            .and_then(|route| route.gateway(gateway))
+            .map_err(|error| anyhow!("{prefix}/{length} via {gateway}: {error}"))?
+            .output_interface(self.index(device).await?)
+            .onlink()
+            .build();
+        let added = self.handle.route().add(message).execute().await;
+        added.with_context(|| format!("cannot route {prefix}/{length} via {gateway} on {device}"))
     }
 
     /// The interface index of a link.

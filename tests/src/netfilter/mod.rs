@@ -1,11 +1,13 @@
-//! Does a namespace have tables in the kernel's packet filters? Asked of the kernel itself, so that
-//! no tool needs to be installed to find nothing.
+//! Does a namespace have tables in the kernel's packet filters? And what a CNI puts there. Over netlink, so
+//! that no tool needs to be installed to find nothing.
+
+pub(crate) mod rules;
+mod wire;
 
 use std::fs;
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::NetNs;
 
@@ -55,7 +57,7 @@ fn nftables() -> Result<Option<usize>> {
     // Sequence number and port, then nfgenmsg: all families, version 0, no resource.
     request.extend_from_slice(&[0; 12]);
 
-    let mut socket = netlink()?;
+    let mut socket = wire::open()?;
     socket.send(&request).context("cannot ask nftables")?;
     let mut tables = 0;
     loop {
@@ -87,57 +89,10 @@ fn nftables() -> Result<Option<usize>> {
 /// # Errors
 /// When the kernel refuses.
 pub fn add_table(netns: &NetNs, name: &str) -> Result<()> {
-    const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-    const NFNL_MSG_BATCH_END: u16 = 0x11;
-    const NFT_MSG_NEWTABLE: u16 = NFNL_SUBSYS_NFTABLES << 8;
-    const NFTA_TABLE_NAME: u16 = 1;
-    const NLM_F_REQUEST: u16 = 1;
-    const NLM_F_ACK: u16 = 4;
-    const NLM_F_CREATE: u16 = 0x400;
+    const NFT_MSG_NEWTABLE: u16 = 0;
     const NFPROTO_INET: u8 = 1;
 
-    /// A message: netlink's header, nfgenmsg, attributes.
-    fn message(kind: u16, flags: u16, family: u8, resource: u16, attributes: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(20 + attributes.len()).unwrap_or(u32::MAX);
-        let mut message = length.to_ne_bytes().to_vec();
-        message.extend_from_slice(&kind.to_ne_bytes());
-        message.extend_from_slice(&flags.to_ne_bytes());
-        message.extend_from_slice(&[0; 8]);
-        message.extend_from_slice(&[family, 0]);
-        message.extend_from_slice(&resource.to_be_bytes());
-        message.extend_from_slice(attributes);
-        message
-    }
-
-    let length = u16::try_from(4 + name.len() + 1).context("a table's name")?;
-    let mut attribute = length.to_ne_bytes().to_vec();
-    attribute.extend_from_slice(&NFTA_TABLE_NAME.to_ne_bytes());
-    attribute.extend_from_slice(name.as_bytes());
-    attribute.resize((attribute.len() + 1).next_multiple_of(4), 0);
-    let mut batch = message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, &[]);
-    let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK;
-    batch.extend(message(NFT_MSG_NEWTABLE, flags, NFPROTO_INET, 0, &attribute));
-    batch.extend(message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, &[]));
-
-    let answer = netns.run(|| -> Result<Vec<u8>> {
-        let mut socket = netlink()?;
-        socket.send(&batch).context("cannot send to nftables")?;
-        let mut buffer = vec![0; 4096];
-        let length = socket.read(&mut buffer).context("cannot read nftables' answer")?;
-        buffer.truncate(length);
-        Ok(buffer)
-    })?;
-    let code =
-        answer.get(16..20).and_then(|bytes| bytes.first_chunk::<4>()).map(|code| i32::from_ne_bytes(*code));
-    match code {
-        Some(0) => Ok(()),
-        Some(code) => bail!("nftables refuses a table: {}", io::Error::from_raw_os_error(-code)),
-        None => bail!("nftables' answer is cut off"),
-    }
-}
-
-fn netlink() -> Result<Socket> {
-    const NETLINK_NETFILTER: i32 = 12;
-    Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(NETLINK_NETFILTER)))
-        .context("cannot open netlink to the packet filter")
+    let mut batch = wire::Batch::new();
+    batch.make(NFT_MSG_NEWTABLE, NFPROTO_INET, &[wire::text(1, name)]);
+    netns.run(|| batch.commit())
 }

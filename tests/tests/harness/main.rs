@@ -1,6 +1,8 @@
 //! The harness itself: its network carries packets, its probes tell the truth, its janitor leaves
 //! nothing.
 
+mod layouts;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};

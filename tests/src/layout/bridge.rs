@@ -1,0 +1,51 @@
+//! Pods as ports of a bridge, which is their gateway.
+
+use anyhow::Result;
+
+use super::{default_routes, pod_addresses};
+use crate::link::Prefix;
+use crate::netns::NetNs;
+
+const BRIDGE: &str = "cni0";
+
+pub(super) fn prepare(node: &NetNs, index: u8, mtu: Option<u32>) -> Result<()> {
+    node.links(async |links| {
+        links.bridge(BRIDGE).await?;
+        if let Some(mtu) = mtu {
+            links.set_mtu(BRIDGE, mtu).await?;
+        }
+        for address in pod_addresses(index, 1) {
+            links.address(BRIDGE, address).await?;
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn plug(
+    node: &NetNs,
+    port: &str,
+    pod: &NetNs,
+    index: u8,
+    number: u8,
+    mtu: Option<u32>,
+) -> Result<[Prefix; 2]> {
+    let addresses = pod_addresses(index, number);
+    node.links(async |links| {
+        links.veth(port, "eth0", pod).await?;
+        if let Some(mtu) = mtu {
+            links.set_mtu(port, mtu).await?;
+        }
+        links.join_bridge(port, BRIDGE).await
+    })?;
+    pod.links(async |links| {
+        if let Some(mtu) = mtu {
+            links.set_mtu("eth0", mtu).await?;
+        }
+        links.up("eth0").await?;
+        for address in addresses {
+            links.address("eth0", address).await?;
+        }
+        default_routes(&links, pod_addresses(index, 1).map(|(address, _)| address)).await
+    })?;
+    Ok(addresses)
+}
