@@ -2,6 +2,7 @@
 //! nothing.
 
 mod layouts;
+mod sniffing;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,0 +1,84 @@
+//! Packets that no socket would send: crafted, and put on a link as frames.
+//!
+//! Invariant: everything sent is counted in advance, and random parts come from a seed that is told.
+
+mod fragments;
+mod packets;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use socket2::{SockAddr, Socket};
+
+pub use self::fragments::fragments;
+pub use self::packets::{Flow, datagram, sctp_init, syn};
+use crate::link::Mac;
+use crate::sniffer::capture;
+use crate::station::Station;
+
+/// Sends crafted packets by a station's device to one neighbour.
+#[derive(Debug)]
+pub struct Injector {
+    socket: Socket,
+    device: SockAddr,
+    from: Mac,
+    to: Mac,
+}
+
+impl Injector {
+    /// From a client on the LAN to a node or another client, or from a node's host to one of them.
+    ///
+    /// # Errors
+    /// When the kernel does not tell their hardware addresses.
+    pub fn new(from: &Station, to: &Station) -> Result<Self> {
+        let to = to.netns().links(async |links| links.mac("eth0"))?;
+        Self::to_mac(from, to)
+    }
+
+    /// To whoever has that hardware address.
+    ///
+    /// # Errors
+    /// See [`Injector::new`].
+    pub fn to_mac(from: &Station, to: Mac) -> Result<Self> {
+        from.netns().links(async |links| {
+            let (socket, device) = capture::sender("eth0")?;
+            Ok(Self { socket, device, from: links.mac("eth0")?, to })
+        })
+    }
+
+    /// Sends an IP packet.
+    ///
+    /// # Errors
+    /// When the device does not take it.
+    pub fn send(&self, packet: &[u8]) -> Result<()> {
+        let kind: [u8; 2] =
+            if packet.first().is_some_and(|byte| byte >> 4 == 6) { [0x86, 0xdd] } else { [8, 0] };
+        let frame = [&self.to[..], &self.from, &kind, packet].concat();
+        self.socket.send_to(&frame, &self.device).context("cannot send a crafted frame")?;
+        Ok(())
+    }
+
+    /// Sends so many SYNs from random addresses and ports, evenly over time. Nobody answers what comes back, so
+    /// that as many connections stay half open.
+    ///
+    /// # Errors
+    /// See [`Injector::send`].
+    pub fn flood(&self, to: SocketAddr, count: u32, per_second: u32, seed: u64) -> Result<()> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (begin, interval) = (Instant::now(), Duration::from_secs(1) / per_second.max(1));
+        for number in 0..count {
+            // 100.64.0.0/10 is nobody's in a testbed.
+            let from = Ipv4Addr::from(0x6440_0000 | random.u32(..1 << 22));
+            let flow = Flow { from: SocketAddr::new(from.into(), random.u16(1024..)), to };
+            self.send(&syn(flow, random.u32(..))?)?;
+            let due = begin + interval * number;
+            // Sleeping for each would cost more than sending does.
+            if number % 64 == 0 && due > Instant::now() {
+                thread::sleep(due - Instant::now());
+            }
+        }
+        Ok(())
+    }
+}
