@@ -3,8 +3,10 @@
 //! From the outside in: a [`testbed`] is a LAN with [`node`]s; nodes have pods, which are
 //! [`station`]s; at every station runs a [`probe`] that can be a client or a server. [`proxy`] runs
 //! the program under test on a node, fed by [`manifests`]; a [`stage`] is all of that at once, for the
-//! tests of one node. [`inspect`] asks the kernel what BPF things there are, [`attached`] which are attached to
-//! devices, [`pinned`] what is in a map, and [`foreign`] is a program of somebody else's. The rest are the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`],
+//! tests of one node; a [`cluster`] is two nodes, in one of several [`layout`]s, with clients outside.
+//! A [`sniffer`] sees what passes a device, and [`craft`] makes packets that no socket would send.
+//! [`inspect`] asks the kernel what BPF things there are, [`attached`] which are attached to devices, [`pinned`]
+//! what is in a map, and [`foreign`] is a program of somebody else's. The rest are the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`],
 //! [`process`], and the [`janitor`] that removes them.
 //!
 //! [`apiserver`] runs a real kube-apiserver with its etcd.
@@ -15,6 +17,7 @@ pub mod apiserver;
 pub mod attached;
 pub mod bpffs;
 pub mod cgroup;
+pub mod cluster;
 pub mod craft;
 pub mod foreign;
 pub mod inspect;
@@ -35,6 +38,7 @@ pub mod station;
 pub mod testbed;
 pub mod wait;
 
+pub use cluster::Cluster;
 pub use janitor::Estate;
 pub use layout::Layout;
 pub use node::Node;

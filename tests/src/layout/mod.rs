@@ -4,6 +4,7 @@
 //! translation. Only where packets pass differs, and whom the LAN knows.
 
 mod bridge;
+mod narrow;
 mod overlay;
 mod point_to_point;
 

@@ -13,7 +13,7 @@ use crate::testbed::Bed;
 /// What is left of an Ethernet frame after VXLAN's headers.
 pub(super) const MTU: u32 = 1450;
 
-const DEVICE: &str = "flannel.1";
+pub(super) const DEVICE: &str = "flannel.1";
 const VNI: u32 = 1;
 
 /// A node in the overlay.

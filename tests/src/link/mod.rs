@@ -158,18 +158,18 @@ impl Links {
     ///
     /// # Errors
     /// See [`Links::bridge`].
-    pub async fn route(&self, (prefix, length): Prefix, gateway: IpAddr) -> Result<()> {
-        let message = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(prefix, length)
-            .and_then(|route| route.gateway(gateway))
-            .map_err(|error| anyhow!("{prefix}/{length} via {gateway}: {error}"))?
-            .build();
-        self.handle
-            .route()
-            .add(message)
-            .execute()
-            .await
-            .with_context(|| format!("cannot route {prefix}/{length} via {gateway}"))
+    pub async fn route(&self, prefix: Prefix, gateway: IpAddr) -> Result<()> {
+        let added = self.handle.route().add(via(prefix, gateway)?.build()).execute().await;
+        added.with_context(|| format!("cannot route {}/{} via {gateway}", prefix.0, prefix.1))
+    }
+
+    /// Routes a prefix through another gateway than before.
+    ///
+    /// # Errors
+    /// See [`Links::bridge`].
+    pub async fn reroute(&self, prefix: Prefix, gateway: IpAddr) -> Result<()> {
+        let changed = self.handle.route().add(via(prefix, gateway)?.build()).replace().execute().await;
+        changed.with_context(|| format!("cannot route {}/{} via {gateway}", prefix.0, prefix.1))
     }
 
     /// Routes a prefix to a device: whoever has these addresses is on that very link.
@@ -192,16 +192,10 @@ impl Links {
     ///
     /// # Errors
     /// See [`Links::bridge`].
-    pub async fn route_onlink(&self, (prefix, length): Prefix, gateway: IpAddr, device: &str) -> Result<()> {
-        let message = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(prefix, length)
-            .and_then(|route| route.gateway(gateway))
-            .map_err(|error| anyhow!("{prefix}/{length} via {gateway}: {error}"))?
-            .output_interface(self.index(device).await?)
-            .onlink()
-            .build();
-        let added = self.handle.route().add(message).execute().await;
-        added.with_context(|| format!("cannot route {prefix}/{length} via {gateway} on {device}"))
+    pub async fn route_onlink(&self, prefix: Prefix, gateway: IpAddr, device: &str) -> Result<()> {
+        let route = via(prefix, gateway)?.output_interface(self.index(device).await?).onlink();
+        let added = self.handle.route().add(route.build()).execute().await;
+        added.with_context(|| format!("cannot route {}/{} via {gateway} on {device}", prefix.0, prefix.1))
     }
 
     /// The interface index of a link.
@@ -212,4 +206,12 @@ impl Links {
         // The kernel's own look-up in the namespace of this thread; netlink would answer with far more.
         nix::net::if_::if_nametoindex(name).with_context(|| format!("no link named {name}"))
     }
+}
+
+/// A route through a gateway.
+fn via((prefix, length): Prefix, gateway: IpAddr) -> Result<RouteMessageBuilder<IpAddr>> {
+    RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(prefix, length)
+        .and_then(|route| route.gateway(gateway))
+        .map_err(|error| anyhow!("{prefix}/{length} via {gateway}: {error}"))
 }

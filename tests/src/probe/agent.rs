@@ -10,12 +10,13 @@ use anyhow::{Context, Result, anyhow};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::held::Held;
 use super::kept::Kept;
 use super::protocol::{Failure, Request, Response, SessionOpened};
 use super::serve::Server;
 use super::session::Session;
 use super::stream::Stream;
-use super::{ask, bench};
+use super::{ask, bench, transfer};
 
 /// What a probe keeps between requests, each under the number it gave out.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ struct Agent {
     sessions: HashMap<u64, Session>,
     sockets: HashMap<u64, Kept>,
     streams: HashMap<u64, Stream>,
+    held: HashMap<u64, Held>,
 }
 
 /// Serves requests from standard input until it ends.
@@ -40,7 +42,9 @@ pub fn serve(name: String) -> Result<()> {
         sessions: HashMap::new(),
         sockets: HashMap::new(),
         streams: HashMap::new(),
+        held: HashMap::new(),
     };
+    allow_descriptors();
     let mut stdout = std::io::stdout();
     for line in std::io::stdin().lock().lines() {
         let line = line.context("cannot read a request")?;
@@ -118,6 +122,22 @@ impl Agent {
                 Response::Streamed(self.streams.remove(&stream).context("no such stream")?.stop())
             }
             Request::Bench(slice) => Response::Measured(bench::run(&slice)),
+            Request::Transfer(plan) => Response::Transferred(transfer::run(&plan).map_err(broken)?),
+            Request::EchoDatagrams(plan) => Response::Echoed(ask::echo(&plan).map_err(broken)?),
+            Request::Hold(plan) => {
+                let (connections, report) = Held::open(plan)?;
+                let held = self.number();
+                self.held.insert(held, connections);
+                Response::Held { held, report }
+            }
+            Request::HeldExchange { held } => {
+                let report = self.held.get_mut(&held).context("no such connections")?.exchange();
+                Response::Held { held, report }
+            }
+            Request::HeldClose { held } => {
+                self.held.remove(&held).context("no such connections")?;
+                Response::Done
+            }
         })
     }
 
@@ -125,6 +145,14 @@ impl Agent {
         self.last_number += 1;
         self.last_number
     }
+}
+
+/// Lets this process have as many descriptors as the kernel lets any, for those who hold many connections.
+fn allow_descriptors() {
+    const MOST: libc::rlim_t = 1 << 20;
+    let limit = libc::rlimit { rlim_cur: MOST, rlim_max: MOST };
+    // SAFETY: the structure is valid until the call returns. Where it is refused, what there is must do.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
 }
 
 fn broken(failure: Failure) -> anyhow::Error {

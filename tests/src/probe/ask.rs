@@ -14,7 +14,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::failure::{Fault, nanos};
 use super::latency;
-use super::protocol::{Answer, AskReport, Exchange, Failure, Method, OneSocket, SocketNames, Target};
+use super::protocol::{
+    Answer, AskReport, EchoDatagrams, Exchange, Failure, Method, OneSocket, SocketNames, Target,
+};
 
 /// The first byte a client sends: what it wants from the server.
 pub(super) mod wish {
@@ -26,6 +28,10 @@ pub(super) mod wish {
     pub(in crate::probe) const TURN: u8 = b't';
     /// Swallow everything; at the end of it say how much it was.
     pub(in crate::probe) const SINK: u8 = b's';
+    /// Every byte back, of a connection that is mostly idle.
+    pub(in crate::probe) const TURNS: u8 = b'i';
+    /// See [`super::super::transfer`].
+    pub(in crate::probe) const TRANSFER: u8 = b'x';
 }
 
 /// How many failures a report keeps one by one.
@@ -66,6 +72,8 @@ pub(super) fn connected(target: &Target) -> Result<(Socket, u64), Fault> {
     let to = in_family(target.to, target.mapped);
     let socket = socket(target.method, to, Duration::from_millis(target.timeout_ms))?;
     if let Some(from) = target.from {
+        // One port may serve several connections, as long as they go to different places.
+        socket.set_reuse_address(true).map_err(|error| Fault::of("setsockopt", &error))?;
         socket.bind(&in_family(from, target.mapped).into()).map_err(|error| Fault::of("bind", &error))?;
     }
     let begin = Instant::now();
@@ -297,6 +305,37 @@ pub(super) fn one_socket(plan: &OneSocket) -> Result<Vec<Exchange>, Failure> {
         Exchange { to, result: result.map_err(|fault| fault.since(begin)) }
     };
     Ok(plan.to.iter().copied().map(step).collect())
+}
+
+/// Sends random datagrams by one socket, and compares what comes back.
+pub(super) fn echo(plan: &EchoDatagrams) -> Result<Vec<Result<SocketAddr, Failure>>, Failure> {
+    let begin = Instant::now();
+    let to = in_family(plan.target.to, plan.target.mapped);
+    let timeout = Duration::from_millis(plan.target.timeout_ms);
+    let socket = match plan.target.method {
+        Method::UdpConnected => connected(&plan.target).map(|(socket, _)| socket),
+        method => socket(method, to, timeout),
+    };
+    let socket = socket.map_err(|fault| fault.since(begin))?;
+    let mut random = fastrand::Rng::with_seed(plan.seed);
+    let mut one = |size: usize| {
+        let mut bytes = vec![0; size.max(1)];
+        random.fill(&mut bytes);
+        bytes[0] = wish::ECHO;
+        let sent = match plan.target.method {
+            Method::UdpConnected => socket.send(&bytes),
+            _ => socket.send_to(&bytes, &to.into()),
+        };
+        sent.map_err(|error| Fault::of("sendto", &error))?;
+        let mut reply = vec![MaybeUninit::uninit(); DATAGRAM];
+        let (length, sender) = socket.recv_from(&mut reply).map_err(|error| Fault::of("recvfrom", &error))?;
+        if filled(&reply, length) == bytes { address(&sender) } else { Err(Fault::garbled("recvfrom")) }
+    };
+    let timed = |size: &usize| {
+        let begin = Instant::now();
+        one(*size).map_err(|fault: Fault| fault.since(begin))
+    };
+    Ok(plan.sizes.iter().map(timed).collect())
 }
 
 /// getsockname and getpeername.

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::ask::{wish, write_answer};
 use super::protocol::Service;
+use super::transfer;
 
 /// How many connections may wait to be accepted: more than any test opens at once.
 const BACKLOG: i32 = 4096;
@@ -172,13 +173,23 @@ async fn talk(
     silent: bool,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut buffer = vec![0; 1 << 16];
     if silent {
-        while stream.read(&mut buffer).await? > 0 {}
+        while stream.read(&mut [0; 64]).await? > 0 {}
+        return Ok(());
+    }
+    let wish = stream.read_u8().await?;
+    if wish == wish::TURNS {
+        return turns(stream).await;
+    }
+    if wish == wish::TRANSFER {
+        transfer::serve(&mut stream).await?;
+        // The client closes first, as always.
+        while stream.read(&mut [0; 64]).await? > 0 {}
         return Ok(());
     }
     let line = write_answer(name, client, 0);
-    match stream.read_u8().await? {
+    let mut buffer = vec![0; 1 << 16];
+    match wish {
         wish::WHO => {
             stream.write_all(line.as_bytes()).await?;
             // The client closes first, and so keeps the TIME_WAIT.
@@ -212,6 +223,14 @@ async fn talk(
         _ => {}
     }
     Ok(())
+}
+
+/// Every byte back. There may be very many of these at once, so that a buffer on the heap would be felt.
+async fn turns(mut stream: tokio::net::TcpStream) -> io::Result<()> {
+    loop {
+        let byte = stream.read_u8().await?;
+        stream.write_u8(byte).await?;
+    }
 }
 
 fn blocking(bind: SocketAddr, threads: u32) -> io::Result<Server> {

@@ -2,6 +2,7 @@
 //! nothing.
 
 mod layouts;
+mod loads;
 mod sniffing;
 
 use std::fs;

@@ -5,29 +5,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 use kubeshunt_tests::Station;
+use kubeshunt_tests::cluster::{self, EXTERNAL, INGRESS, NODE_PORT};
 use kubeshunt_tests::manifests::Port;
 use kubeshunt_tests::protocol::{self, Target};
-use kubeshunt_tests::stage::{PORT, Stage, TARGET_PORT, at4, at6, bare};
+use kubeshunt_tests::stage::{PORT, Stage, at4, at6, bare};
 
 use crate::{assert_reaches, assert_refused};
 
-const NODE_PORT: u16 = 30080;
-const EXTERNAL: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7))];
-const INGRESS: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7))];
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// A Service with every kind of frontend.
 fn everywhere() -> Result<Stage> {
     let mut stage = Stage::new(1)?;
-    let mut service = bare("web", 1)
-        .port(Port::tcp(PORT).named("tcp").target(TARGET_PORT).node_port(NODE_PORT))
-        .port(Port::udp(PORT).named("udp").target(TARGET_PORT).node_port(NODE_PORT));
-    for (external, ingress) in EXTERNAL.into_iter().zip(INGRESS) {
-        service = service.external_ip(external).load_balancer(ingress);
-    }
-    stage.publish(&service, "web", &[0])?;
+    stage.publish(&cluster::everywhere("web", 1), "web", &[0])?;
     stage.start()?;
     Ok(stage)
 }

@@ -3,6 +3,7 @@
 //! Invariant: only plain data. Times named `_ns` without "elapsed" or "latency" are points on
 //! CLOCK_MONOTONIC, comparable between all processes of the machine.
 
+mod load;
 mod measure;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::load::{Digests, EchoDatagrams, HeldReport, Hold, Transfer, TransferReport};
 pub use self::measure::{BenchSlice, Latency, Load, SliceReport};
 
 /// What a probe is asked to do.
@@ -82,6 +84,22 @@ pub enum Request {
     },
     /// Measure for a while. Answer: [`Response::Measured`].
     Bench(BenchSlice),
+    /// Send much and receive as much. Answer: [`Response::Transferred`].
+    Transfer(Transfer),
+    /// Have datagrams of random bytes echoed. Answer: [`Response::Echoed`].
+    EchoDatagrams(EchoDatagrams),
+    /// Open very many connections. Answer: [`Response::Held`].
+    Hold(Hold),
+    /// Exchange a byte on each of them. Answer: [`Response::Held`].
+    HeldExchange {
+        /// The number that `Hold` gave.
+        held: u64,
+    },
+    /// Close them. Answer: [`Response::Done`].
+    HeldClose {
+        /// The number that `Hold` gave.
+        held: u64,
+    },
 }
 
 /// What a probe answers.
@@ -121,6 +139,17 @@ pub enum Response {
     Streamed(StreamReport),
     /// See [`Request::Bench`].
     Measured(SliceReport),
+    /// See [`Request::Transfer`].
+    Transferred(TransferReport),
+    /// See [`Request::EchoDatagrams`]: who sent each echo, which was as it should be.
+    Echoed(Vec<Result<SocketAddr, Failure>>),
+    /// See [`Request::Hold`].
+    Held {
+        /// Their number.
+        held: u64,
+        /// How they are.
+        report: HeldReport,
+    },
     /// The request could not be carried out at all.
     Failed(String),
 }
