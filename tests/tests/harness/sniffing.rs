@@ -72,7 +72,8 @@ fn frame(packet: &[u8]) -> Frame {
 }
 
 fn flows() -> Vec<Flow> {
-    let flow = |from: &str, to: &str| Flow { from: from.parse().unwrap(), to: to.parse().unwrap() };
+    let at = |text: &str| text.parse().expect("an address and a port");
+    let flow = |from, to| Flow { from: at(from), to: at(to) };
     vec![flow("192.0.2.1:1000", "192.0.2.2:80"), flow("[2001:db8::1]:1000", "[2001:db8::2]:80")]
 }
 

@@ -54,6 +54,7 @@ pub(super) const RUNGS: &[Rung] = &[
     target("maps", false, "the kernel's maps behave as the in-memory ones"),
     target("sockets", false, "real sockets through every hook, both families"),
     target("devices", false, "programs for packets on every device they belong on, and on no other"),
+    target("packets", true, "packets that no socket hook has seen, in every layout, checksums and all"),
     target("churn", true, "changes under load: no connection fails or strays"),
     target("manifests", false, "a folder of manifests, with half-written and bad files"),
     target("binary", true, "the program's life: start, kill, restart, upgrade"),
