@@ -20,8 +20,9 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// A new namespace with `lo` up and duplicate address detection off (it would delay every IPv6
-    /// address by a second, on links where nobody else can have it).
+    /// A new namespace with `lo` up, duplicate address detection off (it would delay every IPv6 address by a
+    /// second, on links where nobody else can have it), and ICMP errors not limited to one a second per
+    /// destination (tests ask more often).
     ///
     /// # Errors
     /// When not root, or the kernel refuses.
@@ -40,7 +41,8 @@ impl NetNs {
             for scope in ["all", "default"] {
                 write_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
             }
-            Ok(())
+            write_sysctl("net/ipv4/icmp_ratelimit", "0")?;
+            write_sysctl("net/ipv6/icmp/ratelimit", "0")
         })?;
         netns.links(async |links| links.up("lo").await)?;
         Ok(netns)

@@ -35,7 +35,9 @@ pub(super) fn plug(
         if let Some(mtu) = mtu {
             links.set_mtu(port, mtu).await?;
         }
-        links.join_bridge(port, BRIDGE).await
+        links.join_bridge(port, BRIDGE).await?;
+        // For a pod that is its own backend, on nodes where netfilter translates what passes a bridge.
+        links.hairpin(port).await
     })?;
     pod.links(async |links| {
         if let Some(mtu) = mtu {

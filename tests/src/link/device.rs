@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
-use rtnetlink::{LinkUnspec, LinkVxlan};
+use rtnetlink::{LinkBridgePort, LinkUnspec, LinkVxlan};
 
 use super::{Links, Mac};
 
@@ -45,6 +45,16 @@ impl Links {
             (entry.interface_name == name).then(|| entry.address?.as_link_addr()?.addr()).flatten()
         });
         found.with_context(|| format!("{name} has no hardware address"))
+    }
+
+    /// Lets a bridge send a frame back to the port it came by.
+    ///
+    /// # Errors
+    /// See [`Links::bridge`].
+    pub async fn hairpin(&self, port: &str) -> Result<()> {
+        let message = LinkBridgePort::new(self.index(port).await?).hairpin(true).build();
+        let changed = self.handle.link().change(message).execute().await;
+        changed.with_context(|| format!("cannot let {port} be a hairpin"))
     }
 
     /// Sets the MTU of a link.

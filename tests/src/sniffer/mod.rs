@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use self::capture::Ring;
 pub use self::packet::Packet;
 use crate::netns::NetNs;
 use crate::wait;
@@ -83,23 +84,21 @@ impl Sniffer {
         device: &str,
         mut keep: impl FnMut(&Frame) -> bool + Send + 'static,
     ) -> Result<Self> {
-        let socket = netns.run(|| capture::open(device))?;
+        let mut ring = netns.run(|| Ring::open(device))?;
         let (stop, recording) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
         let (stopped, record) = (Arc::clone(&stop), Arc::clone(&recording));
         let work = move || {
-            let mut buffer = vec![0; capture::LARGEST];
             loop {
                 let last = stopped.load(Ordering::Relaxed);
-                match capture::next(&socket, &mut buffer) {
-                    Ok(Some(frame)) => add(&record, frame, &mut keep),
+                match ring.next(|frame| add(&record, frame, &mut keep)) {
                     // All that had passed before the stop has been read.
-                    Ok(None) if last => break,
-                    Ok(None) => {}
+                    Ok(false) if last => break,
+                    Ok(_) => {}
                     // The device is gone.
                     Err(_) => break,
                 }
             }
-            lock(&record).lost += capture::dropped(&socket);
+            lock(&record).lost += ring.dropped();
         };
         let thread = std::thread::Builder::new().name("sniffer".into()).spawn(work)?;
         Ok(Self { stop, recording, thread: Some(thread) })

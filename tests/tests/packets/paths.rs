@@ -34,7 +34,11 @@ fn a_narrow_link_on_the_way_stalls_no_transfer(setting: Setting) -> Result<()> {
     Ok(())
 }
 
-/// Has datagrams echoed through every door; the first round may be lost for an MTU to be learnt.
+/// How many rounds a way may take to tell both ends what is too large for it: a connected socket is told by
+/// EMSGSIZE, others by silence.
+const ROUNDS: u64 = 4;
+
+/// Has datagrams echoed through every door of node-a.
 fn datagrams_pass(setting: Setting, node: usize, mtu: Option<u32>) -> Result<()> {
     let cluster = serving(setting, &[node], |service| service)?;
     if let Some(mtu) = mtu {
@@ -43,17 +47,19 @@ fn datagrams_pass(setting: Setting, node: usize, mtu: Option<u32>) -> Result<()>
     let watch = Watch::over(&cluster)?;
     for door in doors(&cluster).into_iter().filter(|door| door.node == 0) {
         for method in [Method::UdpConnected, Method::UdpUnconnected { peek: false }] {
-            let target = Target { method, ..Target::udp(door.to) }.timeout_ms(SOON_MS);
-            let echo = |sizes: &[usize]| {
-                let plan = EchoDatagrams { target: target.clone(), sizes: sizes.to_vec(), seed: 13 };
+            let target = Target { method, ..Target::udp(door.to) }.timeout_ms(SOON_MS / 2);
+            let round = |seed| {
+                let plan = EchoDatagrams { target: target.clone(), sizes: vec![1400, 4000, 60_000], seed };
                 outside(&cluster).probe().echo_datagrams(&plan)
             };
-            if mtu.is_some() {
-                echo(&[4000])?;
+            let mut outcomes = round(0)?;
+            for seed in 1..ROUNDS {
+                if outcomes.iter().any(Result::is_err) {
+                    outcomes = round(seed)?;
+                }
             }
-            for outcome in echo(&[1400, 4000, 60_000])? {
-                assert_eq!(outcome, Ok(door.to), "{}, {method:?}, a backend on node {node}", door.name);
-            }
+            let what = format!("{}, {method:?}, a backend on node {node}", door.name);
+            assert!(outcomes.iter().all(|outcome| *outcome == Ok(door.to)), "{what}: {outcomes:?}");
         }
     }
     watch.assert_clean();
