@@ -76,6 +76,9 @@ fn filters_are_put_replaced_and_removed() -> Result<()> {
     })
     .with_context(|| stage.kubeshunt().log_tail())?;
     drop(pod);
+    stage.wait_for_log(&["programs for packets detached", &format!("\"{port}\"")])?;
+    let log = std::fs::read_to_string(stage.kubeshunt().log())?;
+    assert!(!log.contains("WARN"), "{log}");
 
     stage.kubeshunt_mut().terminate()?;
     let output = stage.kubeshunt().command(&["cleanup"])?;

@@ -89,6 +89,9 @@ fn what_changed_while_nobody_looked_is_put_right() -> Result<()> {
     let pod = stage.node.pod("leaving")?;
     let port = ports(&stage)?.pop().context("a port")?;
     wait_for_programs(&stage, &port)?;
+    wait::until_true("its links are pinned", PATIENCE, || {
+        Ok(attached::by_pins(stage.node.pins())?.len() == 10)
+    })?;
     let gone = index(&stage, &port)?;
     stage.kubeshunt_mut().kill9()?;
     drop(pod);
@@ -116,8 +119,10 @@ fn another_device_with_the_same_index_gets_links_of_its_own() -> Result<()> {
         })
     };
     assert!(add()?);
-    wait_for_programs(&stage, "spare")?;
-    let before = attached::by_pins(stage.node.pins())?["4000-ingress"];
+    // Pinned a moment after it is attached.
+    let before = wait::until("its link is pinned", PATIENCE, || {
+        Ok(attached::by_pins(stage.node.pins())?.get("4000-ingress").copied())
+    })?;
     stage.kubeshunt_mut().kill9()?;
     netns.links(async |links| links.delete("spare").await)?;
     add()?;

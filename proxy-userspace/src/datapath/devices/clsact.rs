@@ -11,10 +11,10 @@ use aya::programs::{
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
 use futures::TryStreamExt as _;
-use nix::net::if_::if_indextoname;
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 
 use super::Direction;
+use crate::host::devices::name_of;
 
 /// "ks", and what no tool chooses by itself: those count up from 1.
 const HANDLE: TcHandle = TcHandle::new(0x6b73, 1);
@@ -130,10 +130,6 @@ pub async fn remove_all() -> Result<usize> {
         detach(*index, *way)?;
     }
     Ok(present.len())
-}
-
-fn name_of(index: u32) -> Option<String> {
-    if_indextoname(index).ok()?.into_string().ok()
 }
 
 fn filter(name: &str, way: Direction) -> Result<SchedClassifierLink> {

@@ -21,11 +21,10 @@ use aya::{
     maps::{HashMap, MapData},
     programs::TcAttachType,
 };
-use nix::net::if_::if_indextoname;
 use proxy_common::layout::{self, packet_program};
 
 use super::{Settings, absent_is_fine, kernel, pins::Pins};
-use crate::host::devices::{Device, Side};
+use crate::host::devices::{Device, Side, name_of};
 pub use clsact::remove_all as remove_filters;
 use variant::Variants;
 pub use variant::probe;
@@ -197,7 +196,7 @@ impl Devices {
                 Err(error) => {
                     self.known.insert(*index, None);
                     // One that is gone by now is no failure: the next list of devices is without it.
-                    if if_indextoname(*index).is_ok() {
+                    if name_of(*index).is_some() {
                         changes.failed.push((device.name.clone(), error));
                     }
                     false

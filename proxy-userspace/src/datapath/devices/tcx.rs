@@ -7,7 +7,6 @@ use std::{collections::BTreeSet, fs, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{LinkOrder, SchedClassifier, links::FdLink, tc::TcAttachOptions};
-use nix::net::if_::if_indextoname;
 
 use super::{
     super::{
@@ -16,6 +15,7 @@ use super::{
     },
     Direction,
 };
+use crate::host::devices::name_of;
 
 /// Where a program of ours is attached.
 pub(super) fn present(pins: &Pins) -> Result<BTreeSet<(u32, Direction)>> {
@@ -44,14 +44,13 @@ pub(super) fn attach(pins: &Pins, index: u32, way: Direction, program: &mut Sche
         // The link of a device that is gone: another one has its index now.
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
-    let name = if_indextoname(index).context("the device is gone")?;
-    let name = name.to_str().context("the device's name is not UTF-8")?;
+    let name = name_of(index).context("the device is gone")?;
     let order = match way {
         Direction::Ingress => LinkOrder::first(),
         Direction::Egress => LinkOrder::last(),
     };
     let link = program
-        .attach_with_options(name, way.attach_type(), TcAttachOptions::TcxOrder(order))
+        .attach_with_options(&name, way.attach_type(), TcAttachOptions::TcxOrder(order))
         .with_context(|| format!("cannot attach {} by tcx", way.program()))?;
     let link = FdLink::try_from(program.take_link(link)?).context("tcx makes links")?;
     link.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;

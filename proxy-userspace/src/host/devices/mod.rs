@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 use nix::net::if_::if_indextoname;
 use rtnetlink::{Handle, MulticastGroup};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
-use super::Look;
+use super::{Look, SETTLE};
 pub use choice::Choice;
 pub use class::{Device, Side};
 use facts::Facts;
@@ -30,6 +30,14 @@ pub type Devices = BTreeMap<u32, Device>;
 /// When netlink cannot be asked at all, or a device is chosen for both sides.
 pub async fn follow(choice: Choice) -> Result<watch::Receiver<Devices>> {
     super::follow(Watch { choice, links: None, told: BTreeSet::new() }).await
+}
+
+/// The name of a device, as long as there is one.
+#[must_use]
+pub fn name_of(index: u32) -> Option<String> {
+    let name = if_indextoname(index).ok()?.into_string().ok()?;
+    // nix 0.31 takes no device for one without a name.
+    (!name.is_empty()).then_some(name)
 }
 
 struct Watch {
@@ -48,9 +56,10 @@ impl Watch {
             let facts = facts::gather(handle).await?;
             let listed: BTreeSet<u32> = facts.links.iter().map(|link| link.index).collect();
             let mut missing = self.links.iter().flatten().filter(|index| !listed.contains(index));
-            if missing.all(|index| if_indextoname(*index).is_err()) {
+            if missing.all(|index| name_of(*index).is_none()) {
                 return Ok(facts);
             }
+            sleep(SETTLE).await;
         }
     }
 }
