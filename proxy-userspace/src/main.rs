@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
         Command::Run(args) => commands::run::run(&args).map(|()| true),
         Command::Services(args) => commands::services::run(&args).map(|()| true),
+        Command::Flows(args) => commands::flows::run(&args).map(|()| true),
         Command::Check(args) => commands::check::run(&args),
         Command::Cleanup(args) => commands::cleanup::run(&args).map(|()| true),
     };

@@ -121,6 +121,14 @@ pub mod arrival_flag {
 }
 
 impl Arrival {
+    /// The same, sealed for `key`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sealed(mut self, key: &Tuple) -> Self {
+        self.seal_for(key);
+        self
+    }
+
     /// Seals it for `key`.
     #[inline(always)]
     pub const fn seal_for(&mut self, key: &Tuple) {
@@ -195,6 +203,14 @@ pub mod flow_state {
 }
 
 impl Flow {
+    /// The same, sealed for `key`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sealed(mut self, key: &Tuple) -> Self {
+        self.seal_for(key);
+        self
+    }
+
     /// Seals it for `key`.
     #[inline(always)]
     pub const fn seal_for(&mut self, key: &Tuple) {

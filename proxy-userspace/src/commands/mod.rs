@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod flows;
 pub mod run;
 pub mod services;
 

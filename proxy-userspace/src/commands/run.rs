@@ -11,8 +11,12 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    controller::{Controller, status::Status},
-    datapath::counters::Counters,
+    controller::{Controller, status::Status, sweep},
+    datapath::{
+        counters::Counters,
+        flows::{FlowMaps, sweep::Judge},
+        pins::Pins,
+    },
     host, serve,
     settings::{LogFormat, Run, Switch},
     source::{
@@ -60,8 +64,11 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         Switch::On => Some(host::devices::follow(args.packets.choice()).await?),
         Switch::Off => None,
     };
+    let pins = Pins::new(&settings.bpffs_root);
+    let judge = Judge { timeouts: args.flows.timeouts(), ports: settings.packets.ports };
     let mut controller = Controller::new(settings, &node, Arc::clone(&status))?;
     let counters = controller.datapath().counters()?;
+    let flows = FlowMaps::open(&pins)?;
     let (sender, changes) = mpsc::channel(QUEUE);
     let source = async {
         match &args.manifests {
@@ -80,6 +87,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         result = controller.run(changes, addresses, devices) => result,
         result = serve::health(args.healthz_bind_address, Arc::clone(&status)) => result,
         result = serve::metrics(args.metrics_bind_address, Arc::clone(&status)) => result,
+        result = sweep::run(flows, judge, Arc::clone(&status)) => result,
         () = follow(&counters, &status) => Ok(()),
         _ = interrupt.recv() => stopped("SIGINT"),
         _ = terminate.recv() => stopped("SIGTERM"),

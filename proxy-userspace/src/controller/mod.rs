@@ -8,7 +8,9 @@
 //! anew, after a pause that grows.
 
 mod devices;
+mod flow_metrics;
 pub mod status;
+pub mod sweep;
 
 use std::{
     collections::{BTreeSet, HashMap},

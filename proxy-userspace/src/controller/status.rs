@@ -19,18 +19,21 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::flow_metrics::FlowMetrics;
 use crate::{cluster::Counts, plan::Planner};
 
 /// How long a change may wait before the process counts as unhealthy: twice kube-proxy's default syncPeriod, as
 /// there.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-type Labels = [(&'static str, &'static str); 1];
+pub(super) type Labels = [(&'static str, &'static str); 1];
 
 /// Shared by the loop and the servers.
 pub struct Status {
     state: Mutex<State>,
     serving: AtomicBool,
+    /// What the sweep tells.
+    pub(super) flows: FlowMetrics,
     registry: Registry,
     sync_duration: Histogram,
     sync_operations: Counter,
@@ -87,7 +90,12 @@ impl Default for Status {
         let map_capacity = Family::default();
         registry.register("map_capacity", "Entries a map has room for", map_capacity.clone());
         let decisions = Family::default();
-        registry.register("decisions", "Decisions of the socket hooks by outcome", decisions.clone());
+        registry.register(
+            "decisions",
+            "Decisions of the programs, for sockets and for packets, by outcome",
+            decisions.clone(),
+        );
+        let flows = FlowMetrics::new(&mut registry, map_entries.clone(), map_capacity.clone());
         let devices = Family::default();
         registry.register(
             "devices",
@@ -97,6 +105,7 @@ impl Default for Status {
         Self {
             state: Mutex::default(),
             serving: AtomicBool::new(false),
+            flows,
             registry,
             sync_duration,
             sync_operations,

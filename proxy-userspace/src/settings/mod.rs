@@ -32,6 +32,8 @@ pub enum Command {
     Run(Box<Run>),
     /// Show the Services that the kernel's maps hold right now
     Services(Services),
+    /// Show the flows that the packet path remembers right now
+    Flows(FlowList),
     /// Check what this machine offers, and what to do about what it lacks
     Check(Check),
     /// Detach the programs and remove everything kubeshunt has pinned
@@ -103,6 +105,17 @@ pub struct Place {
 /// `kubeshunt services`
 #[derive(Args, Debug)]
 pub struct Services {
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The folder on a bpffs that holds maps and links
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/kubeshunt")]
+    pub bpffs_root: PathBuf,
+}
+
+/// `kubeshunt flows`
+#[derive(Args, Debug)]
+pub struct FlowList {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,

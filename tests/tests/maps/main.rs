@@ -4,8 +4,10 @@
 //! and compared byte by byte with a layout written down here.
 
 mod arrays;
+mod cells;
 mod contract;
 mod cost;
+mod flows;
 mod layout;
 mod limits;
 mod rig;

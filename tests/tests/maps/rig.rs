@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use kubeshunt_tests::pinned::PinnedMap;
 use kubeshunt_tests::{Node, Testbed};
 use proxy_common::layout::map;
+use proxy_userspace::datapath::flows::settings::PacketSettings;
 use proxy_userspace::datapath::pins::Pins;
 use proxy_userspace::datapath::{Datapath, Settings};
 use proxy_userspace::plan::Capacity;
@@ -23,6 +24,11 @@ pub(crate) struct Rig {
 impl Rig {
     /// Fresh maps of these sizes.
     pub(crate) fn new(capacity: Capacity) -> Result<Self> {
+        Self::with_packets(capacity, PacketSettings::default())
+    }
+
+    /// The same, with a packet path that is not as usual.
+    pub(crate) fn with_packets(capacity: Capacity, packets: PacketSettings) -> Result<Self> {
         let bed = Testbed::new()?;
         let node = bed.node("node-a")?;
         let settings = Settings {
@@ -31,6 +37,7 @@ impl Rig {
             capacity,
             log_decisions: false,
             tc_attach: None,
+            packets,
         };
         let datapath = Some(Datapath::open(&settings)?);
         Ok(Self { datapath, settings, _node: node, _bed: bed })
@@ -40,6 +47,11 @@ impl Rig {
         self.datapath.as_mut().expect("taken only within reopen")
     }
 
+    /// What the next process will be told of the packet path.
+    pub(crate) fn packets(&mut self) -> &mut PacketSettings {
+        &mut self.settings.packets
+    }
+
     /// Lets go of everything and opens what is pinned, as the next process does.
     pub(crate) fn reopen(&mut self) -> Result<()> {
         self.datapath = None;
@@ -47,9 +59,14 @@ impl Rig {
         Ok(())
     }
 
+    /// Where everything is pinned.
+    pub(crate) fn pins(&self) -> Pins {
+        Pins::new(&self.settings.bpffs_root)
+    }
+
     /// Where a map is pinned.
     pub(crate) fn pin(&self, name: &str) -> PathBuf {
-        Pins::new(&self.settings.bpffs_root).map(name)
+        self.pins().map(name)
     }
 
     /// A map by its pin, through system calls only.

@@ -108,7 +108,8 @@ fn found<T>(result: Result<T, MapError>) -> io::Result<Option<T>> {
 }
 
 /// Whether somebody has the bucket in hand right now. Kernels before 6.15 say so where they would have to wait.
-fn is_busy(error: &io::Error) -> bool {
+#[must_use]
+pub fn is_busy(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBUSY)
 }
 

@@ -1,0 +1,161 @@
+//! The pace at which flows that are over are removed; a thread of its own, whatever the API server does.
+//!
+//! A step looks at some hundred entries, and is followed by a rest many times as long: a pass takes a time that grows
+//! with what there is, and a fiftieth of a CPU at most.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use tracing::{info, warn};
+
+use super::status::Status;
+use crate::{
+    datapath::flows::{
+        FlowMaps, is_busy, now,
+        sweep::{FlowSweep, Judge, OrphanSweep},
+    },
+    flows::{
+        alarm::Alarm,
+        census::{Census, Crowd},
+    },
+};
+
+/// How often a pass begins, if the one before has ended.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// How much longer a rest is than the step before it.
+const RESTS: u32 = 49;
+
+/// A step that took long has been waiting for a CPU, not using one.
+const LONGEST_REST: Duration = Duration::from_millis(250);
+
+/// How many passes over flows there are between two over arrivals, which find something only after a crash.
+const ORPHANS_EVERY: u64 = 30;
+
+/// Sweeps until dropped.
+///
+/// # Errors
+/// When the thread died.
+pub async fn run(maps: FlowMaps, judge: Judge, status: Arc<Status>) -> Result<()> {
+    // Dropped with this future, which ends the thread's next rest, and then the thread.
+    let (_running, stopped) = channel();
+    let mut sweeper =
+        Sweeper { maps, judge, status, stopped, crowded: Alarm::default(), full: Alarm::default() };
+    let thread = tokio::task::spawn_blocking(move || while sweeper.passes().is_some() {});
+    thread.await.context("the thread that sweeps flows died")
+}
+
+struct Sweeper {
+    maps: FlowMaps,
+    judge: Judge,
+    status: Arc<Status>,
+    stopped: Receiver<()>,
+    crowded: Alarm<Crowd>,
+    full: Alarm<()>,
+}
+
+impl Sweeper {
+    /// Sweeps until something fails, says so and rests; `None` when it is to end.
+    fn passes(&mut self) -> Option<()> {
+        for pass in 0u64.. {
+            let begun = Instant::now();
+            let result = self.flows().and_then(|ended| match ended {
+                Some(()) if pass.is_multiple_of(ORPHANS_EVERY) => self.orphans(),
+                other => Ok(other),
+            });
+            match result {
+                Ok(ended) => ended?,
+                Err(error) => {
+                    warn!(
+                        "{error:#}; flows that are over stay until that is possible, trying again in {EVERY:?}"
+                    );
+                    return self.rest(EVERY);
+                }
+            }
+            self.rest(EVERY.saturating_sub(begun.elapsed()))?;
+        }
+        None
+    }
+
+    /// A pass over all flows; `None` when it is to end.
+    fn flows(&mut self) -> Result<Option<()>> {
+        let begun = Instant::now();
+        let mut sweep = FlowSweep::default();
+        let judge = self.judge;
+        let ended =
+            self.pass(|maps, now| sweep.step(maps, &judge, now)).context("sweeping the map of flows")?;
+        if ended.is_some() {
+            let capacity = self.maps.capacity()?;
+            self.status.flows.swept(&sweep, capacity, judge.ports, begun.elapsed());
+            self.warn(&sweep.census, capacity);
+        }
+        Ok(ended)
+    }
+
+    /// A pass over all arrivals; `None` when it is to end.
+    fn orphans(&mut self) -> Result<Option<()>> {
+        let mut sweep = OrphanSweep::default();
+        let ended = self.pass(|maps, now| sweep.step(maps, now)).context("sweeping the map of arrivals")?;
+        if sweep.removed > 0 {
+            info!(removed = sweep.removed, "removed arrivals that led to no flow");
+        }
+        Ok(ended)
+    }
+
+    /// Takes steps, with rests in between, until there are no more; `None` when it is to end before.
+    fn pass(
+        &mut self,
+        mut step: impl FnMut(&mut FlowMaps, u64) -> io::Result<bool>,
+    ) -> io::Result<Option<()>> {
+        loop {
+            let begun = Instant::now();
+            match step(&mut self.maps, now()?) {
+                Ok(false) => return Ok(Some(())),
+                Ok(true) => {}
+                Err(error) if is_busy(&error) => {}
+                Err(error) => return Err(error),
+            }
+            if self.rest((begun.elapsed() * RESTS).min(LONGEST_REST)).is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Rests; `None` when it is to end.
+    fn rest(&self, time: Duration) -> Option<()> {
+        match self.stopped.recv_timeout(time) {
+            Err(RecvTimeoutError::Timeout) => Some(()),
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn warn(&mut self, census: &Census, capacity: u32) {
+        let ports = self.judge.ports;
+        for crowd in self.crowded.hear(census.shares(ports)) {
+            let (taken, of) = (census.taken(&crowd), ports.len());
+            warn!(
+                taken,
+                of,
+                "{} % of the source ports towards {crowd} are taken: when none is left, new connections to it are \
+                 refused; run more backends, or widen --masquerade-ports",
+                u64::from(taken) * 100 / u64::from(of.max(1)),
+            );
+        }
+        let share = f64::from(census.flows) / f64::from(capacity);
+        if !self.full.hear(std::iter::once(((), share))).is_empty() {
+            warn!(
+                flows = census.flows,
+                capacity,
+                "the map of flows is nearly full: when it is, new connections from outside are refused; raise \
+                 --conntrack-max-per-core or --conntrack-min, which takes effect after `kubeshunt cleanup`"
+            );
+        }
+    }
+}
