@@ -63,13 +63,12 @@ impl Cluster {
         for address in EXTERNAL.into_iter().chain(INGRESS) {
             bed.route_outside((address, if address.is_ipv4() { 32 } else { 128 }), &nodes[0])?;
         }
-        for station in [bed.outside(), nodes[0].host(), nodes[1].host()] {
-            station.offload(false)?;
-        }
         let folder = bed.manifests("cluster")?;
         let objects = [manifests::Node::of(&nodes[0]), manifests::Node::of(&nodes[1])];
         folder.write("nodes", &[&objects[0], &objects[1]])?;
-        Ok(Self { kubeshunts: Vec::new(), folder, backends: Vec::new(), nodes, bed })
+        let cluster = Self { kubeshunts: Vec::new(), folder, backends: Vec::new(), nodes, bed };
+        cluster.offload(false)?;
+        Ok(cluster)
     }
 
     /// Adds a pod that serves, on the node with that number.
@@ -81,6 +80,17 @@ impl Cluster {
         pod.offload(false)?;
         self.backends.push((pod, node));
         Ok(())
+    }
+
+    /// Has hosts, backends and the client outside leave checksums and segmentation to their devices, or not: with
+    /// it, packets many times larger than any MTU pass the nodes.
+    ///
+    /// # Errors
+    /// When a device cannot do without.
+    pub fn offload(&self, on: bool) -> Result<()> {
+        let hosts = self.nodes.iter().map(Node::host);
+        let stations = hosts.chain(self.backends.iter().map(|(pod, _)| pod)).chain([self.bed.outside()]);
+        stations.into_iter().try_for_each(|station| station.offload(on))
     }
 
     /// Adds a pod that no socket hook sees.

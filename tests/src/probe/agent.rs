@@ -147,12 +147,21 @@ impl Agent {
     }
 }
 
-/// Lets this process have as many descriptors as the kernel lets any, for those who hold many connections.
+/// Lets this process have as many descriptors as may be, for those who hold many connections.
 fn allow_descriptors() {
+    /// As many as a kernel lets any process have by default.
     const MOST: libc::rlim_t = 1 << 20;
-    let limit = libc::rlimit { rlim_cur: MOST, rlim_max: MOST };
-    // SAFETY: the structure is valid until the call returns. Where it is refused, what there is must do.
-    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    let mut limit = libc::rlimit { rlim_cur: MOST, rlim_max: MOST };
+    // SAFETY: the structure is valid until each call returns.
+    unsafe {
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0
+            && libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0
+        {
+            // Who may not raise the hard limit, root in a container say, may still go up to it.
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 fn broken(failure: Failure) -> anyhow::Error {

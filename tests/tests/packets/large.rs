@@ -13,6 +13,7 @@ use crate::settings::Setting;
 use crate::{SOON_MS, outside, serving};
 
 const CONNECTIONS: u32 = 100_000;
+const PROCESSES: u32 = 8;
 const HALF_OPEN: u32 = 1_000_000;
 const LIVE: u32 = 1000;
 
@@ -34,17 +35,27 @@ fn assert_alive(report: &HeldReport, count: u32, what: &str) {
     assert_eq!(report.alive, count, "{what}");
 }
 
+/// Spread over processes, of which each may have only so many descriptors, and over backends, of which each remote
+/// one is one destination for which the node has only so many ports.
 #[test]
 fn a_hundred_thousand_connections_stand_at_one_node_port() -> Result<()> {
-    // Ports of the node that was asked are shared by all connections to one remote backend: three of those.
-    let cluster = serving(Setting::Bridge, &[0, 1, 1, 1], |service| service)?;
+    let cluster = serving(Setting::Bridge, &[0, 0, 0, 1, 1, 1, 1, 1], |service| service)?;
     let to = cluster.nodes[0].host().at4(NODE_PORT);
     let from = more_addresses(&cluster)?;
-    let hold = Hold { to, from, count: CONNECTIONS, at_once: 200, timeout_ms: 10 * SOON_MS };
-    let (held, report) = outside(&cluster).probe().hold(&hold)?;
-    assert_alive(&report, CONNECTIONS, "opened");
-    assert_alive(&outside(&cluster).probe().exchange_held(held)?, CONNECTIONS, "when all are open");
-    outside(&cluster).probe().close_held(held)
+    let probes = (0..PROCESSES).map(|number| outside(&cluster).another_probe(&format!("holder-{number}")));
+    let probes = probes.collect::<Result<Vec<_>>>()?;
+    let count = CONNECTIONS / PROCESSES;
+    let hold = Hold { to, from, count, at_once: 50, timeout_ms: 10 * SOON_MS };
+    let mut held = Vec::new();
+    for probe in &probes {
+        let (number, report) = probe.hold(&hold)?;
+        assert_alive(&report, count, "opened");
+        held.push((probe, number));
+    }
+    for (probe, number) in held {
+        assert_alive(&probe.exchange_held(number)?, count, "when all are open");
+    }
+    Ok(())
 }
 
 #[test]
