@@ -137,6 +137,13 @@ impl EndpointSlice {
         self
     }
 
+    /// With an SCTP port. The name is the Service's port name, or none.
+    #[must_use]
+    pub fn sctp(mut self, name: Option<&str>, port: u16) -> Self {
+        self.ports.push((name.map(str::to_owned), "SCTP", port));
+        self
+    }
+
     /// With one more endpoint.
     #[must_use]
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {

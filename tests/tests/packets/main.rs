@@ -4,6 +4,7 @@
 //! One test at a time: some measure what a whole node does.
 
 mod answers;
+mod crafted;
 mod inside;
 mod large;
 mod outside;
