@@ -221,9 +221,13 @@ fn enqueue<F: Flows>(flows: &F, desk: &mut Desk, queue: Queue) {
     }
     desk.other_key = previous.key;
     let Some((flow, _)) = flows.flow(&desk.other_key) else { return };
+    const ESTABLISHED: u32 = flow_state::ESTABLISHED;
+    const CLOSING: u32 = flow_state::CLOSING;
     let may_go = match queue {
-        Queue::Nascent => flow.state & (flow_state::ESTABLISHED | flow_state::CLOSING) == 0,
-        Queue::Closing => flow.state & flow_state::CLOSING != 0,
+        // One that is over has its place in the other queue.
+        Queue::Nascent => flow.state & (ESTABLISHED | CLOSING) == 0,
+        // One that goes on after all does so unconfirmed if it has missed its turn among the nascent.
+        Queue::Closing => flow.state & (ESTABLISHED | CLOSING) != ESTABLISHED,
     };
     if flow.born == previous.born && flow.belongs_to(&desk.other_key) && may_go {
         desk.other = flow;

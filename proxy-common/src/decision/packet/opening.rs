@@ -48,7 +48,6 @@ fn choose(tables: &impl Tables, node: &impl Node, desk: &mut Desk) -> bool {
     desk.flow.vip = desk.asked.destination;
     desk.flow.vip_port = desk.asked.destination_port;
     desk.flow.client_port = desk.asked.source_port;
-    desk.flow.born = now;
     desk.flow.seen = now;
     desk.flow.service = desk.frontend.service;
     desk.flow.state = 0;
@@ -120,6 +119,7 @@ fn take<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk, port: Port) -> T
     desk.tuple.protocol = desk.asked.protocol;
     let is_reversed = desk.tuple.order_into(&mut desk.key);
     desk.flow.flags = if is_reversed { 0 } else { flow_flag::CLIENT_IS_SOURCE };
+    desk.flow.born = desk.flow.seen;
     desk.flow.seal_for(&desk.key);
     match flows.put_flow(&desk.key, &desk.flow) {
         Put::Done => {}
@@ -168,21 +168,30 @@ fn take<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk, port: Port) -> T
     Taking::Written
 }
 
-/// Puts the flow in the place of what is left of an earlier connection; `false` if a live one has it.
+/// Makes way for the flow where there is one with its name already; `false` if a live one has it.
 #[inline(always)]
 fn make_way<F: Flows>(flows: &F, desk: &mut Desk) -> bool {
     let Some((old, _)) = flows.flow(&desk.key) else { return false };
     desk.other = old;
-    desk.other_key = desk.key;
-    let (old, new) = (&desk.other, &desk.flow);
-    // The flags tell the direction: two peers may each ask a service from the port at which they serve it.
-    let is_same = old.vip == new.vip
+    if desk.other.state & flow_state::CLOSING != 0 {
+        // What is left of an earlier connection.
+        desk.other_key = desk.key;
+        remove_other(flows, desk);
+        return flows.put_flow(&desk.key, &desk.flow) == Put::Done;
+    }
+    // Another CPU has opened it just now, for another packet of the client's.
+    desk.flow.born = desk.other.born;
+    is_same(&desk.other, &desk.flow)
+}
+
+/// Whether both lead the same client from the same frontend to the same backend, neither under a name drawn for it. The
+/// flags tell the direction: two peers may each ask a service from the port at which they serve it.
+#[inline(always)]
+fn is_same(old: &Flow, new: &Flow) -> bool {
+    old.vip == new.vip
         && old.vip_port == new.vip_port
         && old.client_port == new.client_port
-        && old.flags == new.flags;
-    if !is_same && old.state & flow_state::CLOSING == 0 {
-        return false;
-    }
-    remove_other(flows, desk);
-    flows.put_flow(&desk.key, &desk.flow) == Put::Done
+        && old.flags == new.flags
+        && !old.is_masqueraded()
+        && !new.is_masqueraded()
 }
