@@ -24,6 +24,7 @@
 
 pub mod operation;
 pub mod simulated;
+pub mod simulated_flows;
 pub mod slab;
 
 mod adoption;
