@@ -400,3 +400,7 @@ impl PortRanges {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "flow_tests.rs"]
+mod tests;
