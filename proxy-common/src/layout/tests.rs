@@ -14,13 +14,19 @@ fn key(last: u8, port: u16) -> FrontendKey {
 
 #[test]
 fn sets_keep_their_parts_apart() {
-    let sets = Sets::new(0x3fff_fffe, 65_535, 1);
-    assert!(!sets.any_endpoint() && !sets.internal_local());
-    for (any, local) in [(false, true), (true, false), (true, true)] {
-        let sets = sets.with_any_endpoint(any).with_internal_local(local);
-        assert_eq!((sets.any_endpoint(), sets.internal_local()), (any, local));
-        assert_eq!(sets.cluster(), Range { start: 0x3fff_fffe, len: 65_535 });
+    let start = Sets::MAX_SLOTS - 2;
+    for bits in 0..8 {
+        let [any, internal, external] = [1, 2, 4].map(|bit| bits & bit != 0);
+        let sets = Sets::new(start, 65_535, 1)
+            .with_any_endpoint(any)
+            .with_internal_local(internal)
+            .with_external_local(external);
+        let parts = (sets.any_endpoint(), sets.internal_local(), sets.external_local());
+        assert_eq!(parts, (any, internal, external));
+        assert_eq!(sets.cluster(), Range { start, len: 65_535 });
         assert_eq!(sets.local().len, 1);
+        let none = sets.with_any_endpoint(false).with_internal_local(false).with_external_local(false);
+        assert_eq!(none, Sets::new(start, 65_535, 1));
     }
     assert_eq!(Sets::new(7, 2, 3).local(), Range { start: 9, len: 3 });
     assert_eq!(Sets::new(7, 2, 3).all(), Range { start: 7, len: 5 });

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use proxy_common::layout::{Frontend, FrontendKey, Range, Revision, Service, Sets, Traits};
+use proxy_common::layout::{Frontend, FrontendKey, Range, Revision, Service, Sets, Traits, scope};
 
 use super::{Capacity, Claims, Desired, Draft, Planner};
 use crate::tables::{PortName, PortTable};
@@ -50,7 +50,7 @@ impl Planner {
         for (key, frontend) in observed.frontends {
             planner.frontends.insert(key, Claims::found(frontend));
             planner.frontends_in_map += 1;
-            if frontend.belongs_to(&key) {
+            if frontend.belongs_to(&key) && serves(&key) {
                 found.entry(frontend.service).or_default().push(key);
             }
         }
@@ -94,7 +94,7 @@ impl Planner {
                 *name == table.name && found.is_some_and(|found| found.kind == *kind)
             })
         };
-        let id = table.frontends.iter().find_map(|(key, _)| {
+        let id = table.frontends.iter().filter(|(key, _)| serves(key)).find_map(|(key, _)| {
             let found = self.frontends.get(key)?.in_map?;
             let adopted = self.adopted.get(&found.service)?;
             adopted.frontends.iter().all(is_compatible).then_some(found.service)
@@ -111,4 +111,9 @@ impl Planner {
             draft.gone.push((id, adopted.sets.all()));
         }
     }
+}
+
+/// Whether connections are led to the id by this frontend. A ClusterIP as such is any of its ports' business.
+const fn serves(key: &FrontendKey) -> bool {
+    key.scope != scope::ADDRESS
 }

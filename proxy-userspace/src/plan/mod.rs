@@ -30,7 +30,10 @@ pub mod slab;
 mod adoption;
 mod claims;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
 use proxy_common::layout::{Backend, Frontend, FrontendKey, Range, Revision, Sets, Traits, scope};
 
@@ -349,15 +352,21 @@ impl Planner {
     /// Decides what each touched frontend leads to: its best claim, or nothing.
     fn settle_frontends(&mut self, draft: &mut Draft) {
         // A VIP may be an address of the node too, and then hides a NodePort of the same number: NodePorts are
-        // removed before VIPs and put after them, so that none shows through for a moment.
-        let touched = std::mem::take(&mut draft.touched);
-        let (node_ports, vips): (Vec<_>, Vec<_>) =
-            touched.into_iter().partition(|key| key.scope == scope::NODE_PORT);
+        // removed before VIPs and put after them, so that none shows through for a moment. A ClusterIP refuses
+        // what none of its VIPs serves, so that goes around both.
+        let layer = |key: &FrontendKey| match key.scope {
+            scope::VIP => 0,
+            scope::NODE_PORT => 1,
+            _ => 2,
+        };
+        let mut touched: Vec<FrontendKey> = std::mem::take(&mut draft.touched).into_iter().collect();
         // Removals first: they make room.
-        for key in node_ports.iter().chain(&vips) {
+        touched.sort_by_key(|key| Reverse(layer(key)));
+        for key in &touched {
             self.remove_unclaimed(key, draft);
         }
-        for key in vips.into_iter().chain(node_ports) {
+        touched.sort_by_key(layer);
+        for key in touched {
             self.settle_frontend(key, draft);
         }
     }
@@ -385,8 +394,10 @@ impl Planner {
             return;
         }
         let changes = claims.in_map != Some(frontend);
-        // Whoever lost it now, and whoever asked for it again in vain.
-        for loser in claims.losers().filter(|loser| changes || draft.claimants.contains(&loser.service)) {
+        // Whoever lost it now, and whoever asked for it again in vain. Nobody loses by an address, which serves
+        // nothing by itself.
+        let is_contest = |loser: &&Claim| changes || draft.claimants.contains(&loser.service);
+        for loser in claims.losers().filter(is_contest).filter(|_| key.scope != scope::ADDRESS) {
             draft.problems.push(Problem::Contested {
                 port: loser.name.clone(),
                 frontend: key,

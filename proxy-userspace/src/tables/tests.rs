@@ -92,7 +92,10 @@ fn http() -> Value {
 fn frontends_of_every_kind() {
     check(
         &[service(json!({"clusterIP": "10.96.0.1", "ports": http()}))],
-        &["ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1:80/TCP"],
+        &[
+            "ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1:80/TCP",
+            "ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1, whatever port",
+        ],
     );
     let everything = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.1", "externalIPs": ["192.0.2.1", "192.0.2.2"],
         "ports": [{"name": "http", "port": 80, "nodePort": 30080}]});
@@ -105,6 +108,7 @@ fn frontends_of_every_kind() {
             "ns/web:http/TCP (IPv4): ExternalIP 192.0.2.1:80/TCP",
             "ns/web:http/TCP (IPv4): ExternalIP 192.0.2.2:80/TCP",
             "ns/web:http/TCP (IPv4): NodePort *:30080/TCP (IPv4)",
+            "ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1, whatever port",
         ],
     );
 }
@@ -119,6 +123,7 @@ fn a_table_per_port() {
             "ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1:80/TCP",
             "ns/web:http/TCP (IPv4): ExternalIP 192.0.2.1:80/TCP",
             "ns/web:http/TCP (IPv4): NodePort *:30080/TCP (IPv4)",
+            "ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1, whatever port",
             "ns/web:dns/UDP (IPv4): ClusterIP 10.96.0.1:80/UDP",
             "ns/web:dns/UDP (IPv4): ExternalIP 192.0.2.1:80/UDP",
             "ns/web:sctp/SCTP (IPv4): ClusterIP 10.96.0.1:80/SCTP",
@@ -143,10 +148,12 @@ fn a_table_per_family() {
             "ns/web:http/TCP (IPv6): LoadBalancer [2001:db8::2]:80/TCP",
             "ns/web:http/TCP (IPv6): ExternalIP [2001:db8::1]:80/TCP",
             "ns/web:http/TCP (IPv6): NodePort *:30080/TCP (IPv6)",
+            "ns/web:http/TCP (IPv6): ClusterIP fd00:96::1, whatever port",
             "ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1:80/TCP",
             "ns/web:http/TCP (IPv4): LoadBalancer 203.0.113.1:80/TCP",
             "ns/web:http/TCP (IPv4): ExternalIP 192.0.2.1:80/TCP",
             "ns/web:http/TCP (IPv4): NodePort *:30080/TCP (IPv4)",
+            "ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1, whatever port",
         ],
     );
     let tables = tables(&objects);
@@ -162,6 +169,7 @@ fn one_family_has_no_node_port_in_the_other() {
         &[
             "ns/web/TCP (IPv6): ClusterIP [fd00:96::1]:80/TCP",
             "ns/web/TCP (IPv6): NodePort *:30080/TCP (IPv6)",
+            "ns/web/TCP (IPv6): ClusterIP fd00:96::1, whatever port",
         ],
     );
 }
@@ -175,6 +183,7 @@ fn an_address_of_two_kinds_counts_as_the_better_one() {
         &[
             "ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1:80/TCP",
             "ns/web:http/TCP (IPv4): LoadBalancer 203.0.113.1:80/TCP",
+            "ns/web:http/TCP (IPv4): ClusterIP 10.96.0.1, whatever port",
         ],
     );
 }
@@ -221,30 +230,36 @@ fn endpoints_beyond_what_a_set_holds_are_counted() {
 }
 
 #[test]
-fn policies_and_affinity() {
+fn affinity() {
     let traits = |extra: Value| {
         let mut spec = json!({"clusterIP": "10.96.0.1", "ports": http()});
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         let table = tables(&[service(spec), slice("IPv4", &["10.244.0.1"])]).remove(0);
-        (table.internal_local, table.affinity_seconds, table.any_endpoint, table.cluster.len())
+        (table.affinity_seconds, table.any_endpoint, table.cluster.len())
     };
-    assert_eq!(traits(json!({})), (false, 0, true, 1));
-    assert_eq!(traits(json!({"internalTrafficPolicy": "Local"})), (true, 0, true, 0));
-    assert_eq!(
-        traits(json!({"externalTrafficPolicy": "Local", "type": "NodePort"})),
-        (false, 0, true, 1),
-        "external traffic of this node's own never uses the Local set"
-    );
-    assert_eq!(traits(json!({"sessionAffinity": "ClientIP"})), (false, 10_800, true, 1));
+    assert_eq!(traits(json!({})), (0, true, 1));
+    assert_eq!(traits(json!({"sessionAffinity": "ClientIP"})), (10_800, true, 1));
     let config = json!({"clientIP": {"timeoutSeconds": 7}});
-    assert_eq!(
-        traits(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config})),
-        (false, 7, true, 1)
-    );
-    assert_eq!(
-        traits(json!({"sessionAffinity": "None", "sessionAffinityConfig": config})),
-        (false, 0, true, 1)
-    );
+    assert_eq!(traits(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config})), (7, true, 1));
+    assert_eq!(traits(json!({"sessionAffinity": "None", "sessionAffinityConfig": config})), (0, true, 1));
+}
+
+#[test]
+fn policies_go_along_and_leave_the_cluster_set_to_who_may_come_from_here() {
+    let policies = |port: Value, extra: Value| {
+        let mut spec = json!({"clusterIP": "10.96.0.1", "type": "NodePort", "ports": [port]});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let table = tables(&[service(spec), slice("IPv4", &["10.244.0.1", "10.244.0.2@n1"])]).remove(0);
+        (table.internal_local, table.external_local, table.cluster.len(), table.local.len())
+    };
+    let inside = || json!({"name": "http", "port": 80});
+    let both = || json!({"name": "http", "port": 80, "nodePort": 30080});
+    let (internal, external) =
+        (json!({"internalTrafficPolicy": "Local"}), json!({"externalTrafficPolicy": "Local"}));
+    assert_eq!(policies(both(), json!({})), (false, false, 2, 0));
+    assert_eq!(policies(both(), internal.clone()), (true, false, 2, 1));
+    assert_eq!(policies(both(), external), (false, true, 2, 1), "for this node's own pods");
+    assert_eq!(policies(inside(), internal), (true, false, 0, 1));
 }
 
 #[test]
@@ -262,5 +277,5 @@ fn nothing_for_what_is_not_served() {
     assert_eq!(tables(&[service(json!({"clusterIP": "10.96.0.1"}))]), [], "a Service without ports");
     let table = tables(&[service(json!({"clusterIP": "10.96.0.1", "ports": http()}))]).remove(0);
     assert!(!table.any_endpoint && table.cluster.is_empty(), "it refuses, so it needs its frontend");
-    assert_eq!(table.frontends.len(), 1);
+    assert_eq!(table.frontends.len(), 2);
 }

@@ -27,6 +27,9 @@ pub(crate) fn table(table: &PortTable) -> Vec<String> {
     if table.internal_local {
         lines.push("  internalTrafficPolicy Local".to_owned());
     }
+    if table.external_local {
+        lines.push("  externalTrafficPolicy Local".to_owned());
+    }
     if !table.any_endpoint {
         lines.push("  no endpoint anywhere".to_owned());
     }
@@ -64,6 +67,9 @@ pub(crate) fn operation(operation: &Operation) -> String {
             }
             if sets.internal_local() {
                 text += ", internalTrafficPolicy Local";
+            }
+            if sets.external_local() {
+                text += ", externalTrafficPolicy Local";
             }
             if !sets.any_endpoint() {
                 text += ", no endpoint anywhere";

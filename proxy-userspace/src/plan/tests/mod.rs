@@ -1,5 +1,6 @@
 //! The plan against the maps in memory, asked through the real decision core.
 
+mod addresses;
 mod capacity;
 mod properties;
 mod world;

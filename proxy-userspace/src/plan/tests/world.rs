@@ -63,6 +63,7 @@ pub(super) struct Port {
     pub(super) local: Vec<u8>,
     pub(super) any: bool,
     pub(super) internal_local: bool,
+    pub(super) external_local: bool,
     pub(super) affinity: u32,
 }
 
@@ -108,7 +109,7 @@ pub(super) fn table(number: u16, port: u8, frontends: Vec<FrontendKey>, with: &P
         local: set(&with.local),
         any_endpoint: with.any || !with.endpoints.is_empty() || !with.local.is_empty(),
         internal_local: with.internal_local,
-        external_local: false,
+        external_local: with.external_local,
         affinity_seconds: with.affinity,
         left_out: 0,
     }
@@ -165,15 +166,16 @@ pub(super) fn truth(table: Option<&PortTable>, key: &FrontendKey) -> Answer {
 pub(super) fn any_world() -> impl Strategy<Value = World> {
     let frontends = prop::collection::btree_map((0u8..4, 0u8..2), 1u32..5, 0..4);
     let numbers = || prop::collection::vec(0u8..12, 0..6);
-    let port =
-        (numbers(), numbers(), any::<bool>(), any::<bool>(), prop::sample::select(vec![0u32, 10, 10_800]))
-            .prop_map(|(endpoints, local, any, internal_local, affinity)| Port {
-                endpoints,
-                local,
-                any,
-                internal_local,
-                affinity,
-            });
+    let policies = (any::<bool>(), any::<bool>());
+    let port = (numbers(), numbers(), any::<bool>(), policies, prop::sample::select(vec![0u32, 10, 10_800]))
+        .prop_map(|(endpoints, local, any, (internal_local, external_local), affinity)| Port {
+            endpoints,
+            local,
+            any,
+            internal_local,
+            external_local,
+            affinity,
+        });
     let ports = prop::collection::btree_map(0u8..2, (frontends, port), 0..3);
     prop::collection::btree_map(0u16..5, ports, 0..5).prop_map(|services| {
         let mut world = World::default();
