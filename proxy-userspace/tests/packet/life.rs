@@ -2,7 +2,7 @@
 
 use proxy_common::{
     address::{Address, Port},
-    decision::packet::{Signals, Verdict, ingress, remove},
+    decision::packet::{Desk, Signals, Verdict, ingress, remove},
     layout::{Arrival, Counter, PortRanges, Tuple, flow_state, protocol},
 };
 use proxy_userspace::plan::simulated_flows::Room;
@@ -45,7 +45,15 @@ fn a_repeated_syn_keeps_its_backend() {
 fn only_the_first_packet_opens() {
     let network = Network::roomy().with(&backends());
     let asked = from_outside(5000);
-    let verdict = || ingress(&network.maps, &network.memory, &network.passage(asked.source), &asked, SYN);
+    let verdict = || {
+        ingress(
+            &network.maps,
+            &network.memory,
+            &network.passage(asked.source),
+            &mut Desk::new(),
+            (&asked, SYN),
+        )
+    };
     assert!(matches!(verdict(), Verdict::Open(_)));
     assert!(matches!(verdict(), Verdict::Rewrite(_)));
 }

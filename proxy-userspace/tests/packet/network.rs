@@ -6,7 +6,7 @@
 
 use proxy_common::{
     address::{Address, Port},
-    decision::packet::{self, Rewrite, Signals, Verdict, egress, ingress},
+    decision::packet::{self, Desk, Rewrite, Signals, Verdict, egress, ingress},
     layout::{
         Backend, Counter, Frontend, FrontendKey, PortRanges, Sets, Traits, Tuple, backend_flag,
         frontend_kind, protocol, scope,
@@ -159,24 +159,26 @@ impl Network {
         let signals = if packet.protocol == protocol::UDP { SYN } else { signals };
         if packet.source != address(NODE) {
             let passage = self.passage(packet.source);
-            match ingress(&self.maps, &self.memory, &passage, &packet, signals) {
+            match ingress(&self.maps, &self.memory, &passage, &mut Desk::new(), (&packet, signals)) {
                 Verdict::Drop(counter) => return Fate::Dropped(counter),
                 Verdict::Refuse(counter) => return Fate::Refused(counter),
                 Verdict::Pass => {}
                 Verdict::Rewrite(rewrite) | Verdict::Open(rewrite) => packet = arrive(packet, rewrite),
             }
-            let again = ingress(&self.maps, &self.memory, &passage, &packet, signals);
+            let again = ingress(&self.maps, &self.memory, &passage, &mut Desk::new(), (&packet, signals));
             assert_eq!(again, Verdict::Pass, "{packet:?} comes in by a second device");
         }
         if packet.destination == address(NODE) {
             return Fate::Arrived(packet);
         }
         let passage = self.passage(packet.source);
-        if let Verdict::Rewrite(rewrite) = egress(&self.memory, &passage, &packet, signals) {
+        if let Verdict::Rewrite(rewrite) =
+            egress(&self.memory, &passage, &mut Desk::new(), (&packet, signals))
+        {
             packet = leave(packet, rewrite);
         }
         let flows = self.memory.flows.borrow().clone();
-        match egress(&self.memory, &passage, &packet, signals) {
+        match egress(&self.memory, &passage, &mut Desk::new(), (&packet, signals)) {
             Verdict::Pass => {}
             Verdict::Rewrite(rewrite) => assert_eq!(leave(packet, rewrite), packet, "by a second device"),
             other => panic!("{other:?}"),

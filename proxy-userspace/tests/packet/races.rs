@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use proptest::prelude::*;
 use proxy_common::{
     address::Address,
-    decision::packet::{Flows, Put, Queue, Verdict, ingress, remove},
+    decision::packet::{Desk, Flows, Put, Queue, Verdict, ingress, remove},
     layout::{Arrival, Flow, Queued, Tuple, protocol},
 };
 use proxy_userspace::plan::simulated_flows::Memory;
@@ -71,7 +71,7 @@ fn open_interrupted<'a>(network: &'a Network, asked: Tuple, at: u32, work: impl 
         countdown: Cell::new(at),
         work: RefCell::new(Some(Box::new(work))),
     };
-    ingress(&network.maps, &flows, &network.passage(asked.source), &asked, SYN)
+    ingress(&network.maps, &flows, &network.passage(asked.source), &mut Desk::new(), (&asked, SYN))
 }
 
 /// Removes every flow there is, as its turn in a queue would.

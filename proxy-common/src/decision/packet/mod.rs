@@ -173,6 +173,8 @@ pub struct Desk {
     flow: Flow,
     other: Flow,
     other_key: Tuple,
+    other_tuple: Tuple,
+    other_answer: Tuple,
     arrival: Arrival,
     queued: Queued,
     backend: Backend,
@@ -239,19 +241,18 @@ fn enqueue<F: Flows>(flows: &F, desk: &mut Desk, queue: Queue) {
 #[inline(never)]
 fn remove_other<F: Flows>(flows: &F, desk: &mut Desk) {
     if desk.other.client_is_source() {
-        desk.tuple = desk.other_key;
+        desk.other_tuple = desk.other_key;
     } else {
-        desk.other_key.reverse_into(&mut desk.tuple);
+        desk.other_key.reverse_into(&mut desk.other_tuple);
     }
-    desk.answer = desk.tuple;
-    desk.tuple.destination = desk.other.vip;
-    desk.tuple.destination_port = desk.other.vip_port;
-    desk.tuple.source_port = desk.other.client_port;
-    remove_arrival(flows, &desk.tuple, desk.other.born);
+    desk.other_tuple.reverse_into(&mut desk.other_answer);
+    desk.other_answer.destination = desk.other.masquerade;
+    desk.other_tuple.destination = desk.other.vip;
+    desk.other_tuple.destination_port = desk.other.vip_port;
+    desk.other_tuple.source_port = desk.other.client_port;
+    remove_arrival(flows, &desk.other_tuple, desk.other.born);
     if desk.other.is_masqueraded() {
-        desk.answer.reverse_into(&mut desk.tuple);
-        desk.tuple.destination = desk.other.masquerade;
-        remove_arrival(flows, &desk.tuple, desk.other.born);
+        remove_arrival(flows, &desk.other_answer, desk.other.born);
     }
     flows.remove_flow(&desk.other_key);
 }

@@ -4,7 +4,7 @@ use super::{Desk, Flows, Node, Put, Rewrite, Verdict, remove_other};
 use crate::{
     address::{Address, Port},
     decision::{Outcome, Tables, choice},
-    layout::{Backend, Counter, Tuple, arrival_flag, backend_flag, flow_flag, flow_state},
+    layout::{Backend, Counter, Flow, Tuple, arrival_flag, backend_flag, flow_flag, flow_state},
 };
 
 /// How many source ports are tried. With nine of ten ports to a backend taken, one flow in thirty finds none.
