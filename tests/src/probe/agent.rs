@@ -16,7 +16,7 @@ use super::protocol::{Failure, Request, Response, SessionOpened};
 use super::serve::Server;
 use super::session::Session;
 use super::stream::Stream;
-use super::{ask, bench, transfer};
+use super::{ask, bench, echo, transfer};
 
 /// What a probe keeps between requests, each under the number it gave out.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Agent {
             }
             Request::Bench(slice) => Response::Measured(bench::run(&slice)),
             Request::Transfer(plan) => Response::Transferred(transfer::run(&plan).map_err(broken)?),
-            Request::EchoDatagrams(plan) => Response::Echoed(ask::echo(&plan).map_err(broken)?),
+            Request::EchoDatagrams(plan) => Response::Echoed(echo::echo(&plan).map_err(broken)?),
             Request::Hold(plan) => {
                 let (connections, report) = Held::open(plan)?;
                 let held = self.number();

@@ -14,9 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::failure::{Fault, nanos};
 use super::latency;
-use super::protocol::{
-    Answer, AskReport, EchoDatagrams, Exchange, Failure, Method, OneSocket, SocketNames, Target,
-};
+use super::protocol::{Answer, AskReport, Exchange, Failure, Method, OneSocket, SocketNames, Target};
 
 /// The first byte a client sends: what it wants from the server.
 pub(super) mod wish {
@@ -30,7 +28,7 @@ pub(super) mod wish {
     pub(in crate::probe) const SINK: u8 = b's';
     /// Every byte back, of a connection that is mostly idle.
     pub(in crate::probe) const TURNS: u8 = b'i';
-    /// See [`super::super::transfer`].
+    /// See [`transfer`](super::super::transfer).
     pub(in crate::probe) const TRANSFER: u8 = b'x';
 }
 
@@ -38,7 +36,7 @@ pub(super) mod wish {
 const FAILURES_KEPT: usize = 1000;
 
 /// The largest datagram.
-const DATAGRAM: usize = 65_536;
+pub(super) const DATAGRAM: usize = 65_536;
 
 /// An address in the family of the socket that is to be used.
 pub(super) fn in_family(to: SocketAddr, mapped: bool) -> SocketAddr {
@@ -198,12 +196,12 @@ fn question(padding: usize) -> Vec<u8> {
 }
 
 /// The part of a buffer that a receiving call has filled.
-fn filled(buffer: &[MaybeUninit<u8>], length: usize) -> Vec<u8> {
+pub(super) fn filled(buffer: &[MaybeUninit<u8>], length: usize) -> Vec<u8> {
     // SAFETY: the kernel has written the first `length` bytes, as the return value of the call says.
     buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect()
 }
 
-fn address(address: &SockAddr) -> Result<SocketAddr, Fault> {
+pub(super) fn address(address: &SockAddr) -> Result<SocketAddr, Fault> {
     address.as_socket().map(plain).ok_or_else(|| Fault::garbled("sockaddr"))
 }
 
@@ -305,37 +303,6 @@ pub(super) fn one_socket(plan: &OneSocket) -> Result<Vec<Exchange>, Failure> {
         Exchange { to, result: result.map_err(|fault| fault.since(begin)) }
     };
     Ok(plan.to.iter().copied().map(step).collect())
-}
-
-/// Sends random datagrams by one socket, and compares what comes back.
-pub(super) fn echo(plan: &EchoDatagrams) -> Result<Vec<Result<SocketAddr, Failure>>, Failure> {
-    let begin = Instant::now();
-    let to = in_family(plan.target.to, plan.target.mapped);
-    let timeout = Duration::from_millis(plan.target.timeout_ms);
-    let socket = match plan.target.method {
-        Method::UdpConnected => connected(&plan.target).map(|(socket, _)| socket),
-        method => socket(method, to, timeout),
-    };
-    let socket = socket.map_err(|fault| fault.since(begin))?;
-    let mut random = fastrand::Rng::with_seed(plan.seed);
-    let mut one = |size: usize| {
-        let mut bytes = vec![0; size.max(1)];
-        random.fill(&mut bytes);
-        bytes[0] = wish::ECHO;
-        let sent = match plan.target.method {
-            Method::UdpConnected => socket.send(&bytes),
-            _ => socket.send_to(&bytes, &to.into()),
-        };
-        sent.map_err(|error| Fault::of("sendto", &error))?;
-        let mut reply = vec![MaybeUninit::uninit(); DATAGRAM];
-        let (length, sender) = socket.recv_from(&mut reply).map_err(|error| Fault::of("recvfrom", &error))?;
-        if filled(&reply, length) == bytes { address(&sender) } else { Err(Fault::garbled("recvfrom")) }
-    };
-    let timed = |size: &usize| {
-        let begin = Instant::now();
-        one(*size).map_err(|fault: Fault| fault.since(begin))
-    };
-    Ok(plan.sizes.iter().map(timed).collect())
 }
 
 /// getsockname and getpeername.

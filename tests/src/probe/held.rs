@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,6 +19,9 @@ use tokio::task::JoinSet;
 use super::ask::wish;
 use super::failure::Fault;
 use super::protocol::{HeldReport, Hold};
+
+/// After so many failures nothing more is tried: what is wrong has been seen, and waiting for it takes long.
+const ENOUGH: u64 = 100;
 
 /// The connections of one request.
 #[derive(Debug)]
@@ -35,14 +40,19 @@ impl Held {
         let mut streams = Vec::with_capacity(hold.count as usize);
         runtime.block_on(async {
             let mut workers = JoinSet::new();
-            let share = hold.at_once.max(1);
+            let (share, failures) = (hold.at_once.max(1), Arc::new(AtomicU64::new(0)));
             for worker in 0..share {
-                let hold = hold.clone();
+                let (hold, failures) = (hold.clone(), Arc::clone(&failures));
                 workers.spawn(async move {
                     let mut outcomes = Vec::new();
                     for number in (worker..hold.count).step_by(share as usize) {
                         let from = hold.from.get(number as usize % hold.from.len().max(1)).copied();
-                        outcomes.push(within(limit, "connect", connect(hold.to, from)).await);
+                        if failures.load(Ordering::Relaxed) >= ENOUGH {
+                            break;
+                        }
+                        let outcome = within(limit, "connect", connect(hold.to, from)).await;
+                        failures.fetch_add(outcome.is_err().into(), Ordering::Relaxed);
+                        outcomes.push(outcome);
                     }
                     outcomes
                 });
@@ -55,7 +65,7 @@ impl Held {
         Ok((Self { streams, runtime, hold }, report))
     }
 
-    /// A byte there and back on every connection; those that fail are closed.
+    /// A byte there and back on every connection; those that fail, or come after too many failures, are closed.
     pub(super) fn exchange(&mut self) -> HeldReport {
         let limit = Duration::from_millis(self.hold.timeout_ms);
         let share = self.streams.len().div_ceil(self.hold.at_once.max(1) as usize).max(1);
@@ -63,12 +73,19 @@ impl Held {
         let mut streams = std::mem::take(&mut self.streams);
         self.runtime.block_on(async {
             let mut workers = JoinSet::new();
+            let failures = Arc::new(AtomicU64::new(0));
             while !streams.is_empty() {
                 let part = streams.split_off(streams.len().saturating_sub(share));
+                let failures = Arc::clone(&failures);
                 workers.spawn(async move {
                     let mut outcomes = Vec::new();
                     for stream in part {
-                        outcomes.push(within(limit, "recv", turn(stream)).await);
+                        if failures.load(Ordering::Relaxed) >= ENOUGH {
+                            break;
+                        }
+                        let outcome = within(limit, "recv", turn(stream)).await;
+                        failures.fetch_add(outcome.is_err().into(), Ordering::Relaxed);
+                        outcomes.push(outcome);
                     }
                     outcomes
                 });

@@ -6,13 +6,25 @@
 //!
 //! Invariant: a probe ends with its harness (parent-death signal, and end of file on its input).
 
+/// Unwraps the answer that fits the question.
+macro_rules! expect_answer {
+    ($answer:expr, $pattern:pat => $value:expr) => {
+        match $answer {
+            $pattern => Ok($value),
+            other => bail!("the probe gave an answer to another question: {other:?}"),
+        }
+    };
+}
+
 pub mod agent;
 mod ask;
 mod bench;
+mod echo;
 mod failure;
 mod held;
 mod kept;
 mod latency;
+mod loads;
 pub mod protocol;
 mod serve;
 mod session;
@@ -28,9 +40,8 @@ use anyhow::{Context, Result, bail};
 
 pub use self::latency::merge;
 use self::protocol::{
-    AskReport, BenchSlice, EchoDatagrams, Exchange, Failure, HeldReport, Hold, KeptSocket, Listener,
-    OneSocket, Request, Response, Service, SessionHealth, SessionOpened, SliceReport, SocketNames,
-    StreamReport, StreamSpec, Target, Transfer, TransferReport,
+    AskReport, BenchSlice, Exchange, KeptSocket, Listener, OneSocket, Request, Response, Service,
+    SessionHealth, SessionOpened, SliceReport, SocketNames, StreamReport, StreamSpec, Target,
 };
 use crate::cgroup::Cgroup;
 use crate::netns::NetNs;
@@ -50,16 +61,6 @@ pub struct Serving {
     listener: u64,
     /// Where it listens.
     pub address: SocketAddr,
-}
-
-/// Unwraps the answer that fits the question.
-macro_rules! expect_answer {
-    ($answer:expr, $pattern:pat => $value:expr) => {
-        match $answer {
-            $pattern => Ok($value),
-            other => bail!("the probe gave an answer to another question: {other:?}"),
-        }
-    };
 }
 
 impl Probe {
@@ -208,50 +209,6 @@ impl Probe {
     /// When the probe is gone, or a connection that must stand cannot be made.
     pub fn bench(&self, slice: &BenchSlice) -> Result<SliceReport> {
         expect_answer!(self.request(&Request::Bench(slice.clone()))?, Response::Measured(report) => report)
-    }
-
-    /// Sends much and receives as much.
-    ///
-    /// # Errors
-    /// When it cannot be connected, breaks, or takes too long.
-    pub fn transfer(&self, transfer: &Transfer) -> Result<TransferReport> {
-        let answer = self.request(&Request::Transfer(transfer.clone()))?;
-        expect_answer!(answer, Response::Transferred(report) => report)
-    }
-
-    /// Has datagrams of random bytes echoed; says who sent each echo.
-    ///
-    /// # Errors
-    /// When the probe is gone. Failures, wrong echoes among them, are in the list.
-    pub fn echo_datagrams(&self, echo: &EchoDatagrams) -> Result<Vec<Result<SocketAddr, Failure>>> {
-        let answer = self.request(&Request::EchoDatagrams(echo.clone()))?;
-        expect_answer!(answer, Response::Echoed(list) => list)
-    }
-
-    /// Opens very many connections; they are held until [`Probe::close_held`], or the probe ends.
-    ///
-    /// # Errors
-    /// When the probe is gone. Connections that failed are in the report.
-    pub fn hold(&self, hold: &Hold) -> Result<(u64, HeldReport)> {
-        let answer = self.request(&Request::Hold(hold.clone()))?;
-        expect_answer!(answer, Response::Held { held, report } => (held, report))
-    }
-
-    /// Exchanges a byte on each of them.
-    ///
-    /// # Errors
-    /// When there are none of that number.
-    pub fn exchange_held(&self, held: u64) -> Result<HeldReport> {
-        let answer = self.request(&Request::HeldExchange { held })?;
-        expect_answer!(answer, Response::Held { report, .. } => report)
-    }
-
-    /// Closes them.
-    ///
-    /// # Errors
-    /// When there are none of that number.
-    pub fn close_held(&self, held: u64) -> Result<()> {
-        expect_answer!(self.request(&Request::HeldClose { held })?, Response::Done => ())
     }
 
     /// Restricts the probe to these processors.

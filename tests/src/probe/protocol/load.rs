@@ -61,7 +61,7 @@ pub struct EchoDatagrams {
     pub seed: u64,
 }
 
-/// Very many connections to a TCP server, from each of the addresses in turn.
+/// Very many connections to a TCP server, from each of the addresses in turn. Given up after a hundred failures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hold {
     /// The destination.

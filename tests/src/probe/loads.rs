@@ -1,0 +1,56 @@
+//! The harness's handle of a probe, for large amounts: bytes, datagrams, connections.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, bail};
+
+use super::Probe;
+use super::protocol::{
+    EchoDatagrams, Failure, HeldReport, Hold, Request, Response, Transfer, TransferReport,
+};
+
+impl Probe {
+    /// Sends much and receives as much.
+    ///
+    /// # Errors
+    /// When it cannot be connected, breaks, or takes too long.
+    pub fn transfer(&self, transfer: &Transfer) -> Result<TransferReport> {
+        let answer = self.request(&Request::Transfer(transfer.clone()))?;
+        expect_answer!(answer, Response::Transferred(report) => report)
+    }
+
+    /// Has datagrams of random bytes echoed; says who sent each echo.
+    ///
+    /// # Errors
+    /// When the probe is gone. Failures, wrong echoes among them, are in the list.
+    pub fn echo_datagrams(&self, echo: &EchoDatagrams) -> Result<Vec<Result<SocketAddr, Failure>>> {
+        let answer = self.request(&Request::EchoDatagrams(echo.clone()))?;
+        expect_answer!(answer, Response::Echoed(list) => list)
+    }
+
+    /// Opens very many connections; they are held until [`Probe::close_held`], or the probe ends.
+    ///
+    /// # Errors
+    /// When the probe is gone. Connections that failed are in the report.
+    pub fn hold(&self, hold: &Hold) -> Result<(u64, HeldReport)> {
+        let answer = self.request(&Request::Hold(hold.clone()))?;
+        expect_answer!(answer, Response::Held { held, report } => (held, report))
+    }
+
+    /// Exchanges a byte on each of them.
+    ///
+    /// # Errors
+    /// When there are none of that number.
+    pub fn exchange_held(&self, held: u64) -> Result<HeldReport> {
+        let answer = self.request(&Request::HeldExchange { held })?;
+        expect_answer!(answer, Response::Held { report, .. } => report)
+    }
+
+    /// Closes them.
+    ///
+    /// # Errors
+    /// When there are none of that number.
+    pub fn close_held(&self, held: u64) -> Result<()> {
+        expect_answer!(self.request(&Request::HeldClose { held })?, Response::Done => ())
+    }
+}
