@@ -170,6 +170,38 @@ fn a_late_removal_leaves_the_next_flow_of_that_name_its_arrivals() {
 }
 
 #[test]
+fn a_queue_does_not_take_the_next_flow_of_a_name_for_the_one_that_stood_there() {
+    let room = Room { flows: 100, arrivals: 200, cpus: 1, places: 4 };
+    let network = Network::new(0, room).with(&[pod(8)]);
+    for signals in [SYN, RST, SYN] {
+        network.ask(from_outside(5000), signals);
+    }
+    for port in 6000..6003 {
+        network.ask(from_outside(port), SYN);
+    }
+    assert!(network.memory.arrivals.borrow().contains_key(&from_outside(5000)), "its own turn has not come");
+    network.ask(from_outside(6003), SYN);
+    assert!(!network.memory.arrivals.borrow().contains_key(&from_outside(5000)));
+}
+
+#[test]
+fn an_arrival_that_leads_to_a_later_flow_of_that_name_is_not_followed() {
+    let network = Network::roomy().with(&[pod(8)]);
+    let [first, second] =
+        [(CLUSTER_IP, PORT), (BALANCER, PORT)].map(|to| tuple(pod(1), 5000, to, protocol::TCP));
+    let seen = network.establish(first);
+    let stale = network.memory.arrivals.borrow()[&first];
+    close(&network, first, seen);
+    assert_eq!(network.establish(second), seen);
+    // Written late, by another CPU.
+    network.memory.arrivals.borrow_mut().insert(first, stale);
+    let own = network.establish(first);
+    network.check_alive(first, own);
+    network.check_alive(second, seen);
+    network.check_consistent();
+}
+
+#[test]
 fn an_arrival_without_its_flow_is_repaired_by_the_next_opening_packet() {
     for backend in [pod(8), remote(8), address(NODE)] {
         let network = Network::roomy().with(&[backend]);
