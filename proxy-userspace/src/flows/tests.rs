@@ -14,7 +14,6 @@ use super::{
     alarm::Alarm,
     census::{Census, Stage},
     orphan::{is_orphan, key_of},
-    ports::{Choice, Unusable},
     stale::{Serving, is_stale},
 };
 
@@ -166,49 +165,6 @@ proptest! {
         let at = flow.seen + idle;
         prop_assert!(is_over(&flow, protocol, at, &DEFAULT) || !is_over(&flow, protocol, at, &patient));
     }
-
-    #[test]
-    fn what_auto_leaves_is_nobody_elses(first in 1..=u16::MAX, len in 0..u16::MAX) {
-        let local = first..=first.saturating_add(len);
-        let (ports, remark) = Choice::Auto.resolve(&local);
-        prop_assert!(!ports.is_empty());
-        for index in 0..ports.len() {
-            let port = ports.port(index);
-            prop_assert!(ports.contains(port));
-            prop_assert!(port.number() >= 1024 && !(30_000..=32_767).contains(&port.number()));
-            prop_assert!(remark.is_some() || !local.contains(&port.number()));
-        }
-    }
-}
-
-#[test]
-fn ports_beside_the_kernels() {
-    let auto = |local| Choice::Auto.resolve(&local);
-    assert_eq!(auto(32_768..=60_999), (PortRanges::new((1024, 28_976), (61_000, 4_536)), None));
-    // Three pieces remain: the smallest is left.
-    assert_eq!(auto(10_000..=19_999).0, PortRanges::new((32_768, 32_768), (20_000, 10_000)));
-    let (ports, remark) = auto(1024..=65_535);
-    assert_eq!(ports.len(), 28_976 + 32_768);
-    assert!(remark.unwrap().to_string().contains("1024-65535"));
-}
-
-#[test]
-fn ports_that_the_user_names() {
-    let ports = |text: &str| text.parse::<Choice>();
-    let resolved = |text: &str| ports(text).unwrap().resolve(&(32_768..=60_999));
-    assert_eq!(resolved("2000-2999"), (PortRanges::new((2000, 1000), (0, 0)), None));
-    assert_eq!(resolved("2000-2000, 61000-65535"), (PortRanges::new((61_000, 4_536), (2000, 1)), None));
-    let (all, remark) = resolved("1-65535");
-    assert_eq!(all.len(), 65_535);
-    assert!(remark.unwrap().to_string().contains("overlaps --masquerade-ports"));
-    assert_eq!(ports("auto"), Ok(Choice::Auto));
-    for text in ["", "80", "a-b", "1-70000", "-1-5", "1-2,"] {
-        assert!(matches!(ports(text), Err(Unusable::NotARange(_))), "{text}");
-    }
-    assert_eq!(ports("9-8"), Err(Unusable::Empty("9-8".to_owned())));
-    assert_eq!(ports("0-8"), Err(Unusable::Empty("0-8".to_owned())));
-    assert_eq!(ports("1-2,3-4,5-6"), Err(Unusable::TooMany));
-    assert_eq!(ports("10-20,20-30"), Err(Unusable::Overlap));
 }
 
 #[test]
