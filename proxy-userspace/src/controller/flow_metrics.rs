@@ -46,7 +46,7 @@ impl FlowMetrics {
         registry.register_with_unit(
             "masquerade_ports_taken",
             "The greatest share of source ports that flows to one backend have taken",
-            Unit::Ratios,
+            Unit::Other("ratio".to_owned()),
             ports_share.clone(),
         );
         let sweeps = Counter::default();

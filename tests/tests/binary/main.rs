@@ -2,6 +2,7 @@
 
 mod budgets;
 mod commands;
+mod flows;
 mod life;
 mod mistakes;
 mod observability;
