@@ -8,13 +8,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
 
+use crate::attached::{self, Way};
 use crate::layout::Layout;
 use crate::manifests::{self, Endpoint, EndpointSlice, Folder, Port, Service};
 use crate::node::Node;
 use crate::proxy::{Kubeshunt, Setup};
-use crate::stage::{PORT, TARGET_PORT, backend, bare};
+use crate::stage::{PATIENCE, PORT, TARGET_PORT, backend, bare};
 use crate::station::Station;
 use crate::testbed::Testbed;
+use crate::wait;
 
 /// The NodePort of [`everywhere`].
 pub const NODE_PORT: u16 = 30080;
@@ -93,13 +95,19 @@ impl Cluster {
         stations.into_iter().try_for_each(|station| station.offload(on))
     }
 
-    /// Adds a pod that no socket hook sees.
+    /// Adds a pod that no socket hook sees. Where kubeshunt runs it has found the pod's device when this returns, as
+    /// it would long before a real pod's first program starts.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be made, or kubeshunt does not find it.
     pub fn bypassing_pod(&self, node: usize, name: &str) -> Result<Station> {
         let pod = self.nodes[node].bypassing_pod(name)?;
         pod.offload(false)?;
+        if let (Some(port), false) = (pod.port(), self.kubeshunts.is_empty()) {
+            let is_attached =
+                || Ok(!attached::by_tcx(self.nodes[node].netns(), port, Way::Ingress)?.is_empty());
+            wait::until_true(&format!("{port} is attached"), PATIENCE, is_attached)?;
+        }
         Ok(pod)
     }
 
