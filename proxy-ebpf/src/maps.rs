@@ -9,8 +9,8 @@ use aya_ebpf::{
 use proxy_common::{
     address::Address,
     layout::{
-        self, Affinity, AffinityKey, Arrival, Backend, Device, Flow, Frontend, FrontendKey, Origin, Prefix,
-        Queued, Sender, SenderKey, Service, Tuple,
+        self, Affinity, AffinityKey, Arrival, Backend, Device, Flow, FragmentKey, Fragments, Frontend,
+        FrontendKey, Origin, Prefix, PutBy, Queued, Sender, SenderKey, Service, Tuple,
     },
 };
 
@@ -73,6 +73,15 @@ pub static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static ROUTE: PerCpuArray<bpf_fib_lookup, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragments, { layout::FRAGMENTED as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static PUT_BY: Array<PutBy, { layout::PUT_BY as usize }> = Array::new();
+
+#[btf_map]
+pub static FIRST: PerCpuArray<[u8; layout::PUT_BY_LEN as usize], 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static VIP_CELLS: Array<Cells, { ROWS }, MMAPABLE> = Array::new();

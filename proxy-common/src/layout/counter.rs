@@ -28,7 +28,7 @@ pub enum Counter {
     PacketPortsExhausted = 10,
     /// A packet was refused: the map of flows is full.
     PacketFlowsFull = 11,
-    /// A packet was refused: the node has no route to its backend, or no address towards it.
+    /// A packet was dropped: the node has no route to its backend, or no address towards it.
     PacketNoRoute = 12,
     /// A packet passed whose headers do not hold together.
     PacketMalformed = 13,

@@ -291,6 +291,67 @@ map_type! {
     }
 }
 
+map_type! {
+    /// A datagram in fragments, of which only the first has ports (RFC 791 section 2.3, RFC 8200 section 4.5).
+    pub struct FragmentKey [40] {
+        /// Source address, as the fragments arrive at the hook.
+        source: Address,
+        /// Destination address.
+        destination: Address,
+        /// Identification.
+        id: u32,
+        /// IP protocol number.
+        protocol: u8,
+        /// 0 where packets come in, 1 where they leave.
+        hook: u8,
+        /// Zero.
+        reserved: u16,
+    }
+}
+
+map_type! {
+    /// What becomes of the fragments that follow the first.
+    pub struct Fragments [32] {
+        /// The new address.
+        address: Address,
+        /// When this was written, `CLOCK_MONOTONIC` nanoseconds. Identifications are used again.
+        seen: u64,
+        /// One of [`fragments_fate`].
+        fate: u32,
+        /// How many that came before the first one are put by.
+        waiting: u32,
+    }
+}
+
+/// Values of [`Fragments::fate`].
+pub mod fragments_fate {
+    /// The first has not come yet.
+    pub const UNKNOWN: u32 = 0;
+    /// They pass.
+    pub const PASS: u32 = 1;
+    /// They get a new address.
+    pub const REWRITE: u32 = 2;
+    /// They are dropped.
+    pub const DROP: u32 = 3;
+}
+
+/// The longest packet that is put by, with its link-layer header.
+pub const PUT_BY_LEN: u32 = 2048;
+
+map_type! {
+    /// A fragment that came before the first one.
+    pub struct PutBy [2096] {
+        /// Whose it is.
+        key: FragmentKey,
+        /// How many of that datagram were put by before it.
+        index: u32,
+        /// Bytes that count; 0 for a place that is free.
+        len: u32,
+        /// The packet with its link-layer header.
+        bytes: [u8; PUT_BY_LEN as usize],
+    }
+}
+
 /// Cells of the filters [`crate::layout::map::VIP_CELLS`] and [`crate::layout::map::BACKEND_CELLS`]: one byte each.
 pub const CELLS: u32 = 1 << 18;
 /// Cells in one element of those maps.

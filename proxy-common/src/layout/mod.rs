@@ -27,8 +27,8 @@ pub use client::{Affinity, AffinityKey, Origin, Sender, SenderKey, client_kind, 
 pub use counter::Counter;
 pub use device::Device;
 pub use flow::{
-    Arrival, CELLS, CELLS_PER_ROW, Flow, PortRanges, Prefix, Queued, Tuple, arrival_flag, cell, flow_flag,
-    flow_state,
+    Arrival, CELLS, CELLS_PER_ROW, Flow, FragmentKey, Fragments, PUT_BY_LEN, PortRanges, Prefix, PutBy,
+    Queued, Tuple, arrival_flag, cell, flow_flag, flow_state, fragments_fate,
 };
 pub use frontend::{Frontend, FrontendKey, Revision, frontend_kind, scope};
 pub use service::{Backend, Range, Service, Sets, Traits, backend_flag};
@@ -74,6 +74,10 @@ pub mod map {
     pub const VIP_CELLS: &str = "VIP_CELLS";
     /// The same for backends that have flows, written by the programs.
     pub const BACKEND_CELLS: &str = "BACKEND_CELLS";
+    /// [`super::FragmentKey`] → [`super::Fragments`], an LRU hash written by the programs.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Place → [`super::PutBy`], an array written by the programs.
+    pub const PUT_BY: &str = "PUT_BY";
     /// Place → [`super::Prefix`], an array the controller maps into its memory: where ClusterIPs are taken from.
     pub const SERVICE_CIDRS: &str = "SERVICE_CIDRS";
 }
@@ -138,6 +142,10 @@ pub const DEFAULT_FLOWS: u32 = 262_144;
 pub const DEFAULT_QUEUE_LENGTH: u32 = 16_384;
 /// Capacity of [`map::SERVICE_CIDRS`].
 pub const SERVICE_CIDRS: u32 = 8;
+/// Capacity of [`map::FRAGMENTS`].
+pub const FRAGMENTED: u32 = 8_192;
+/// Capacity of [`map::PUT_BY`], a power of two: about 2 KiB each.
+pub const PUT_BY: u32 = 256;
 /// Capacity of [`map::AFFINITY`].
 pub const AFFINITY_ROWS: u32 = 65_536;
 /// Capacity of [`map::SENDERS`].

@@ -6,10 +6,12 @@
 //! - [`flows`]: the decision's traits on BPF maps and helpers;
 //! - [`rewrite`]: new addresses and ports, and checksums that fit;
 //! - [`icmp`]: errors about packets of flows;
+//! - [`fragment`]: datagrams in pieces;
 //! - [`refuse`]: answers in the name of who is not there.
 
 mod filter;
 mod flows;
+mod fragment;
 mod icmp;
 mod refuse;
 mod rewrite;
@@ -26,7 +28,7 @@ use proxy_common::{
         frontend,
         packet::{self, Desk, Rewrite, Verdict},
     },
-    layout::Counter,
+    layout::{Counter, FragmentKey, protocol},
 };
 
 use crate::kernel::{Maps, count};
@@ -46,6 +48,7 @@ const DROP: i32 = TC_ACT_SHOT;
 pub struct Work {
     view: View,
     quoted: View,
+    fragment_key: FragmentKey,
     desk: Desk,
     rewrite: Rewrite,
 }
@@ -60,8 +63,11 @@ pub fn packet_ingress(ctx: TcContext) -> i32 {
         Reading::Other => return PASS,
         Reading::Malformed => return malformed(),
     }
-    if !filter::is_vip(&work.view.tuple.destination) || work.view.fragment == Fragment::Later {
+    if !filter::is_vip(&work.view.tuple.destination) {
         return PASS;
+    }
+    if work.view.fragment == Fragment::Later {
+        return later(skb, work, End::Destination);
     }
     if icmp::is_icmp(&work.view) {
         if icmp::is_echo_request(skb, &work.view) {
@@ -75,6 +81,9 @@ pub fn packet_ingress(ctx: TcContext) -> i32 {
         Reading::Malformed => return malformed(),
     }
     let step = arrive(skb, work);
+    if work.view.fragment == Fragment::First && !fragment::first(skb, work, End::Destination, step) {
+        return DROP;
+    }
     carry_out(skb, work, End::Destination, step)
 }
 
@@ -100,14 +109,14 @@ pub fn packet_egress(ctx: TcContext) -> i32 {
         count(Counter::PacketUnassigned);
         return DROP;
     }
-    if icmp::is_icmp(&work.view) {
+    if icmp::is_icmp(&work.view) && work.view.fragment != Fragment::Later {
         return icmp::translate(skb, work, End::Source);
     }
     if !filter::is_backend(&work.view.tuple.source) && !filter::is_backend(&work.view.tuple.destination) {
         return PASS;
     }
     if work.view.fragment == Fragment::Later {
-        return PASS;
+        return later(skb, work, End::Source);
     }
     match view::transport(skb, &mut work.view) {
         Reading::Read => {}
@@ -115,6 +124,9 @@ pub fn packet_egress(ctx: TcContext) -> i32 {
         Reading::Malformed => return malformed(),
     }
     let step = leave(skb, work);
+    if work.view.fragment == Fragment::First && !fragment::first(skb, work, End::Source, step) {
+        return DROP;
+    }
     carry_out(skb, work, End::Source, step)
 }
 
@@ -124,6 +136,15 @@ fn leave(skb: Skb, work: &mut Work) -> Step {
     let packet = (&work.view.tuple, work.view.signals);
     let verdict = packet::egress(&FlowMaps, &here, &mut work.desk, packet);
     step(verdict, &mut work.rewrite)
+}
+
+/// A fragment without a transport header, of a protocol that has ports.
+#[inline(always)]
+fn later(skb: Skb, work: &mut Work, end: End) -> i32 {
+    match work.view.tuple.protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => fragment::later(skb, work, end),
+        _ => PASS,
+    }
 }
 
 /// A ClusterIP does not answer to pings; kube-proxy in nftables mode refuses them.

@@ -2,10 +2,10 @@
 //! packet that others share ours before it is written to.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
-        bpf_csum_diff, bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
-        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_clone_redirect, bpf_csum_diff, bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace,
+        bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -82,6 +82,34 @@ impl Skb {
             bpf_skb_store_bytes(self.0, offset, ptr::from_ref(value).cast(), size_of::<T>() as u32, 0)
         };
         done(result)
+    }
+
+    /// Copies the first `len` bytes of the packet, from its link-layer header on; `len` between 1 and the buffer's.
+    #[inline(always)]
+    pub fn copy_out<const N: usize>(self, bytes: *mut [u8; N], len: u32) -> Option<()> {
+        if len == 0 || len > N as u32 {
+            return None;
+        }
+        // SAFETY: the buffer is as long; the verifier checks pointer and length.
+        done(unsafe { bpf_skb_load_bytes(self.context(), 0, bytes.cast(), len) })
+    }
+
+    /// Makes the packet one of exactly these bytes.
+    #[inline(always)]
+    pub fn copy_in<const N: usize>(self, bytes: *const [u8; N], len: u32) -> Option<()> {
+        if len == 0 || len > N as u32 {
+            return None;
+        }
+        self.resize(len)?;
+        // SAFETY: as in `copy_out`. A checksum over the whole packet follows.
+        done(unsafe { bpf_skb_store_bytes(self.0, 0, bytes.cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM)) })
+    }
+
+    /// Has a copy of the packet come in once more by the device it came in by, after this one.
+    #[inline(always)]
+    pub fn come_again(self) -> Option<()> {
+        // SAFETY: takes numbers.
+        done(unsafe { bpf_clone_redirect(self.0, self.device(), u64::from(BPF_F_INGRESS)) })
     }
 
     /// Adapts an IPv4 header checksum at `offset` to a word that has changed.

@@ -209,9 +209,7 @@ pub fn transport(skb: Skb, view: &mut View) -> Reading {
             let [_, flags] = header[6].to_ne_bytes();
             (header[0], header[1], Signals::tcp(flags))
         }),
-        protocol::UDP => {
-            skb.load::<[u16; 4]>(offset).map(|header| (header[0], header[1], Signals(Signals::OPENS)))
-        }
+        protocol::UDP => skb.load::<[u16; 4]>(offset).map(|header| (header[0], header[1], Signals::UDP)),
         protocol::SCTP => skb.load::<[u16; 8]>(offset).map(|header| {
             let [chunk, _] = header[6].to_ne_bytes();
             (header[0], header[1], Signals::sctp(chunk))

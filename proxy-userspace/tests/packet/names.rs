@@ -118,7 +118,7 @@ fn without_a_name_of_its_own_the_node_refuses_to_stand_for_a_client() {
     let network = Network::roomy().with(&[remote(1)]);
     network.node.masquerade.set(None);
     let asked = tuple(outside(1), 5000, (NODE, NODE_PORT), protocol::TCP);
-    assert_eq!(network.carry(asked, SYN), Fate::Refused(Counter::PacketNoRoute));
+    assert_eq!(network.carry(asked, SYN), Fate::Dropped(Counter::PacketNoRoute));
     assert_eq!(network.len(), (0, 0));
 }
 

@@ -30,7 +30,7 @@ pub(crate) const FRONTENDS: [(&str, u16); 4] =
     [(CLUSTER_IP, PORT), (NODE, NODE_PORT), (BALANCER, PORT), (EXTERNAL, PORT)];
 
 pub(crate) const SYN: Signals = Signals(Signals::OPENS);
-pub(crate) const FIN: Signals = Signals(Signals::DONE);
+pub(crate) const FIN: Signals = Signals(Signals::DONE | Signals::CONFIRMS);
 pub(crate) const RST: Signals = Signals(Signals::RESET);
 
 pub(crate) fn address(text: &str) -> Address {
@@ -156,7 +156,7 @@ impl Network {
     #[track_caller]
     pub(crate) fn carry(&self, mut packet: Tuple, signals: Signals) -> Fate {
         // Of a datagram nobody can tell whether it is the first.
-        let signals = if packet.protocol == protocol::UDP { SYN } else { signals };
+        let signals = if packet.protocol == protocol::UDP { Signals::UDP } else { signals };
         if packet.source != address(NODE) {
             let passage = self.passage(packet.source);
             match ingress(&self.maps, &self.memory, &passage, &mut Desk::new(), (&packet, signals)) {

@@ -95,13 +95,17 @@ pub struct Signals(pub u32);
 
 impl Signals {
     /// A packet in the middle of a flow.
-    pub const NONE: Self = Self(0);
+    pub const NONE: Self = Self(Self::CONFIRMS);
     /// It may begin a flow: TCP SYN without ACK, SCTP INIT, any UDP datagram.
     pub const OPENS: u32 = 1;
     /// Its sender will send no more: TCP FIN, SCTP SHUTDOWN-ACK and SHUTDOWN-COMPLETE.
     pub const DONE: u32 = 2;
     /// It breaks the flow off: TCP RST, SCTP ABORT.
     pub const RESET: u32 = 4;
+    /// It takes two to get so far: what follows a handshake's first packet, and any UDP datagram.
+    pub const CONFIRMS: u32 = 8;
+    /// A UDP datagram.
+    pub const UDP: Self = Self(Self::OPENS | Self::CONFIRMS);
 
     /// Whether a bit is set.
     #[inline(always)]
@@ -114,7 +118,7 @@ impl Signals {
     #[inline(always)]
     #[must_use]
     pub const fn tcp(flags: u8) -> Self {
-        let opens = if flags & 0x12 == 0x02 { Self::OPENS } else { 0 };
+        let opens = if flags & 0x12 == 0x02 { Self::OPENS } else { Self::CONFIRMS };
         let done = if flags & 0x01 != 0 { Self::DONE } else { 0 };
         let reset = if flags & 0x04 != 0 { Self::RESET } else { 0 };
         Self(opens | done | reset)
@@ -127,8 +131,8 @@ impl Signals {
         Self(match chunk {
             1 => Self::OPENS,
             6 => Self::RESET,
-            8 | 14 => Self::DONE,
-            _ => 0,
+            8 | 14 => Self::DONE | Self::CONFIRMS,
+            _ => Self::CONFIRMS,
         })
     }
 }

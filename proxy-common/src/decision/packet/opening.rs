@@ -38,8 +38,9 @@ fn choose(tables: &impl Tables, node: &impl Node, desk: &mut Desk) -> bool {
     if needs_masquerade(node, &desk.asked, &desk.backend) {
         match node.masquerade_address(&desk.backend.address) {
             Some(own) => desk.flow.masquerade = own,
+            // Perhaps a device that is not known yet, a moment after it came: the client will try again.
             None => {
-                desk.verdict = Verdict::Refuse(Counter::PacketNoRoute);
+                desk.verdict = Verdict::Drop(Counter::PacketNoRoute);
                 return false;
             }
         }
@@ -172,6 +173,9 @@ fn take<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk, port: Port) -> T
 #[inline(always)]
 fn make_way<F: Flows>(flows: &F, desk: &mut Desk) -> bool {
     let Some((old, _)) = flows.flow(&desk.key) else { return false };
+    if !old.belongs_to(&desk.key) {
+        return false;
+    }
     desk.other = old;
     if desk.other.state & flow_state::CLOSING != 0 {
         // What is left of an earlier connection.

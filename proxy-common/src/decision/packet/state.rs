@@ -8,8 +8,8 @@ const EXACTNESS: u64 = 1_000_000_000;
 
 /// The state after a packet.
 ///
-/// A flow counts as established when the client has sent something *after* an answer: it is really there, whichever
-/// source a flood may forge. A reset that is followed by more packets was forged, or stale: the flow lives on.
+/// A flow counts as established when the client has sent something *after* an answer, and not its first packet
+/// again: it is really there, whichever source a flood may forge. A reset that is followed by more packets was forged, or stale: the flow lives on.
 #[inline(always)]
 #[must_use]
 pub const fn next(state: u32, from_client: bool, signals: Signals) -> u32 {
@@ -21,7 +21,7 @@ pub const fn next(state: u32, from_client: bool, signals: Signals) -> u32 {
         next &= !(flow_state::RESET | flow_state::CLOSING);
     }
     if from_client {
-        if next & flow_state::REPLIED != 0 {
+        if next & flow_state::REPLIED != 0 && signals.has(Signals::CONFIRMS) {
             next |= flow_state::ESTABLISHED;
         }
         if signals.has(Signals::DONE) {

@@ -6,7 +6,7 @@ use proxy_common::layout::{
 };
 
 /// Maps of the packet path that outlive the process.
-pub const PINNED_MAPS: [&str; 8] = [
+pub const PINNED_MAPS: [&str; 10] = [
     map::FLOWS,
     map::ARRIVALS,
     map::NASCENT,
@@ -14,6 +14,8 @@ pub const PINNED_MAPS: [&str; 8] = [
     map::TURNS,
     map::VIP_CELLS,
     map::BACKEND_CELLS,
+    map::FRAGMENTS,
+    map::PUT_BY,
     map::SERVICE_CIDRS,
 ];
 
@@ -46,13 +48,15 @@ impl Default for PacketSettings {
 }
 
 impl PacketSettings {
-    /// Sizes of maps to be created. A masqueraded flow has two arrivals.
+    /// Sizes of maps to be created. Flows that stand in the queues come on top of those that the user wants room for:
+    /// a flood fills the queues, not the map. A masqueraded flow has two arrivals.
     #[must_use]
     pub fn sizes(&self) -> [(&'static str, u32); 4] {
         let places = self.cpus.saturating_mul(self.queue_length);
+        let flows = self.flows.saturating_add(places.saturating_mul(2));
         [
-            (map::FLOWS, self.flows),
-            (map::ARRIVALS, self.flows.saturating_mul(2)),
+            (map::FLOWS, flows),
+            (map::ARRIVALS, flows.saturating_mul(2)),
             (map::NASCENT, places),
             (map::CLOSING, places),
         ]
