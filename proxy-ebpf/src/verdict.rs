@@ -52,7 +52,7 @@ pub fn give(
             ALLOW
         }
         Outcome::Refuse => deny(ctx, destination, Counter::Refused, ECONNREFUSED),
-        Outcome::Unreachable => deny(ctx, destination, Counter::Unreachable, EHOSTUNREACH),
+        Outcome::Unreachable | Outcome::Denied => deny(ctx, destination, Counter::Unreachable, EHOSTUNREACH),
         Outcome::NoMemory => deny(ctx, destination, Counter::NoMemory, ENOMEM),
     }
 }

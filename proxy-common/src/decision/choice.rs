@@ -6,7 +6,7 @@
 use super::{Client, Destination, Outcome, Tables};
 use crate::{
     address::{Address, Port},
-    layout::{Affinity, AffinityKey, Backend, Frontend, Origin, Range, Sets, frontend_kind},
+    layout::{Affinity, AffinityKey, Backend, Frontend, Origin, Range, Sets, Traits, frontend_kind},
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -54,10 +54,14 @@ pub fn choose(
     if range.len == 0 {
         return Err(if sets.any_endpoint() { Outcome::Unreachable } else { Outcome::Refuse });
     }
-    let seconds = match tables.traits(frontend.service) {
-        Some(traits) => traits.affinity_seconds(),
-        None => 0,
+    let traits = match tables.traits(frontend.service) {
+        Some(traits) => traits,
+        None => Traits::new(0),
     };
+    if traits.is_restricted() && frontend.kind == frontend_kind::LOAD_BALANCER && client.is_outside() {
+        return Err(Outcome::Denied);
+    }
+    let seconds = traits.affinity_seconds();
     let mut slot = range.start + scale(random, range.len);
     if seconds != 0 {
         let (identity, kind) = client.identity();

@@ -58,11 +58,12 @@ pub fn on_the_wire(tables: &impl Tables, destination: &Destination) -> OnTheWire
     if is_cluster_ip(tables, &destination.address) { OnTheWire::ClosedPort } else { OnTheWire::Foreign }
 }
 
-/// Whether the address is some Service's ClusterIP, whatever the port.
+/// Whether the address is some Service's ClusterIP, whatever the port, and nobody but the Service answers there. Where
+/// the node itself has the address (a DNS cache on each node does that), the rest is its business.
 #[inline(always)]
 pub fn is_cluster_ip(tables: &impl Tables, address: &Address) -> bool {
     let key = FrontendKey { address: *address, port: Port::new(0), protocol: 0, scope: scope::ADDRESS };
-    lookup(tables, &key).is_some()
+    lookup(tables, &key).is_some() && !tables.is_node_address(address)
 }
 
 /// A frontend of that very address.

@@ -108,6 +108,8 @@ pub enum Outcome {
     /// The Service has endpoints, but its policy allows this caller none: EHOSTUNREACH, where kube-proxy
     /// drops. At the socket a prompt error serves better than silence.
     Unreachable,
+    /// The Service keeps this client out.
+    Denied,
     /// No memory for the state without which the answer would come from a stranger: ENOMEM.
     NoMemory,
 }

@@ -36,11 +36,13 @@ pub enum Counter {
     PacketFragmentLost = 14,
     /// A packet was dropped: the kernel did not let it be rewritten.
     PacketFailed = 15,
+    /// A packet was dropped: its Service keeps clients outside from its load-balancer addresses.
+    PacketDenied = 16,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = 17;
     /// All of them, in order of their index.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Connected,
@@ -59,6 +61,7 @@ impl Counter {
         Self::PacketMalformed,
         Self::PacketFragmentLost,
         Self::PacketFailed,
+        Self::PacketDenied,
     ];
 
     /// The name in metrics.
@@ -80,6 +83,7 @@ impl Counter {
             Self::PacketMalformed => "packet_malformed",
             Self::PacketFragmentLost => "packet_fragment_lost",
             Self::PacketFailed => "packet_failed",
+            Self::PacketDenied => "packet_denied",
         }
     }
 }

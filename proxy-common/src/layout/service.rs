@@ -110,14 +110,29 @@ impl Sets {
     }
 }
 
-/// Properties of a service in one word: bits 0..32 the ClientIP affinity timeout in seconds, 0 for none.
+/// Properties of a service in one word: bits 0..32 the ClientIP affinity timeout in seconds, 0 for none; bit 32
+/// whether its load-balancer addresses are closed to clients outside.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Traits(pub u64);
 
 impl Traits {
+    const RESTRICTED: u64 = 1 << 32;
+
     /// Packs; `affinity_seconds` 0 for no affinity, else 1..=86400.
     pub const fn new(affinity_seconds: u32) -> Self {
         Self(affinity_seconds as u64)
+    }
+
+    /// The same, with load-balancer addresses closed to clients outside, or open.
+    #[must_use]
+    pub const fn with_restriction(self, is_restricted: bool) -> Self {
+        if is_restricted { Self(self.0 | Self::RESTRICTED) } else { Self(self.0 & !Self::RESTRICTED) }
+    }
+
+    /// Whether load-balancer addresses are closed to clients outside.
+    #[inline(always)]
+    pub const fn is_restricted(self) -> bool {
+        self.0 & Self::RESTRICTED != 0
     }
 
     /// The ClientIP affinity timeout in seconds, 0 for none.

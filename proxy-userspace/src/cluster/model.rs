@@ -97,6 +97,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Load balancer IPs to which packets arrive unchanged (`ipMode: VIP`), of the families of the cluster IPs.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// Families in which only some clients may reach the load balancer IPs.
+    pub restricted: Vec<Family>,
     /// Ports, in the order of the object.
     pub ports: Vec<ServicePort>,
     /// Policy of the cluster IPs.

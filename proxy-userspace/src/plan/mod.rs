@@ -263,7 +263,7 @@ impl Planner {
     ) -> bool {
         let Some(port) = self.ports.get_mut(&id) else { return false };
         let fresh = draft.fresh.contains(&id);
-        let traits = Traits::new(table.affinity_seconds);
+        let traits = Traits::new(table.affinity_seconds).with_restriction(table.is_restricted);
         if port.traits != traits || fresh {
             port.traits = traits;
             draft.publish.push(Operation::SetTraits { service: id, traits });

@@ -58,6 +58,8 @@ pub struct PortTable {
     pub internal_local: bool,
     /// externalTrafficPolicy Local.
     pub external_local: bool,
+    /// Clients outside do not reach the load balancer IPs.
+    pub is_restricted: bool,
     /// ClientIP affinity timeout in seconds, 0 for none.
     pub affinity_seconds: u32,
     /// Endpoints that did not fit into a set, 0 as a rule.
@@ -112,6 +114,7 @@ pub fn of_port(
         any_endpoint: sets.any,
         internal_local: service.internal_policy == TrafficPolicy::Local,
         external_local: service.external_policy == TrafficPolicy::Local,
+        is_restricted: service.restricted.contains(&family),
         affinity_seconds: service.affinity_seconds.unwrap_or(0),
         left_out: beyond_cluster + beyond_local,
     }

@@ -262,6 +262,7 @@ fn collect(outcomes: impl Iterator<Item = Outcome>) -> Answer {
             Outcome::Pass => drop(others.insert(Answer::NotAService)),
             Outcome::Refuse => drop(others.insert(Answer::Refused)),
             Outcome::Unreachable => drop(others.insert(Answer::Unreachable)),
+            Outcome::Denied => unreachable!("these clients are on the node"),
             Outcome::NoMemory => panic!("simulated sockets have memory"),
         }
     }

@@ -16,7 +16,9 @@ pub use self::fragments::fragments;
 pub use self::packets::{Flow, datagram, sctp_init, syn};
 use crate::link::Mac;
 use crate::sniffer::capture;
+use crate::stage::PATIENCE;
 use crate::station::Station;
+use crate::wait;
 
 /// Sends crafted packets by a station's device to one neighbour.
 #[derive(Debug)]
@@ -56,8 +58,12 @@ impl Injector {
         let kind: [u8; 2] =
             if packet.first().is_some_and(|byte| byte >> 4 == 6) { [0x86, 0xdd] } else { [8, 0] };
         let frame = [&self.to[..], &self.from, &kind, packet].concat();
-        self.socket.send_to(&frame, &self.device).context("cannot send a crafted frame")?;
-        Ok(())
+        // The device's queue may be full for a moment.
+        let has_gone = || match self.socket.send_to(&frame, &self.device) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(false),
+            other => other.map(|_| true).context("cannot send a crafted frame"),
+        };
+        wait::until_true("the device takes a crafted frame", PATIENCE, has_gone)
     }
 
     /// Sends so many SYNs from random addresses and ports, evenly over time. Nobody answers what comes back, so

@@ -67,7 +67,9 @@ fn flows_outlive_the_program_until_they_are_over() -> Result<()> {
     metric("kubeshunt_flows{protocol=\"TCP\",state=\"closing\"}", 0.0)?;
     metric("kubeshunt_flows_masqueraded", 1.0)?;
     metric("kubeshunt_map_entries{map=\"flows\"}", 1.0)?;
-    metric("kubeshunt_map_capacity{map=\"flows\"}", 131_072.0)?;
+    // And the queues' places, which depend on the number of CPUs.
+    let capacity = stage.kubeshunt().metric("kubeshunt_map_capacity{map=\"flows\"}")?;
+    assert!(capacity > 131_072.0, "{capacity}");
     let listed = listed(&stage)?;
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed:#}");
     let flow = &listed[0];

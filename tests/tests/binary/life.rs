@@ -91,12 +91,12 @@ fn a_restart_without_changes_writes_nothing() -> Result<()> {
 fn a_failed_map_write_is_repaired_from_what_the_maps_hold() -> Result<()> {
     let mut stage = Stage::new(1)?;
     stage.publish(&service("web", 1), "web", &[0])?;
-    stage.start_with(|setup| setup.arg("--max-frontends").arg("8"))?;
-    // Behind its back somebody fills the map: it believes that four more frontends fit, but only one does.
+    stage.start_with(|setup| setup.arg("--max-frontends").arg("12"))?;
+    // Behind its back somebody fills the map: it believes that six more frontends fit, but only one does.
     let path = inspect::version(stage.node.pins())?.join("maps/FRONTENDS");
     let frontends = PinnedMap::open(&path)?;
-    assert_eq!(frontends.keys()?.len(), 4);
-    for number in 1..=3 {
+    assert_eq!(frontends.keys()?.len(), 6);
+    for number in 1..=5 {
         frontends.update(&[number; 20], &[number; 12])?;
     }
     stage.publish(&service("two", 2), "two", &[0])?;

@@ -32,7 +32,7 @@ fn metrics_answer_in_openmetrics_format() -> Result<()> {
     for (name, value) in [
         ("kubeshunt_services", 1.0),
         ("kubeshunt_endpoints", 4.0),
-        ("kubeshunt_map_entries{map=\"frontends\"}", 4.0),
+        ("kubeshunt_map_entries{map=\"frontends\"}", 6.0),
         ("kubeshunt_map_entries{map=\"services\"}", 4.0),
         ("kubeshunt_map_entries{map=\"backends\"}", 8.0),
         ("kubeshunt_sync_failures_total", 0.0),

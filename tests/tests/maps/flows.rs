@@ -165,7 +165,9 @@ fn a_sweep_removes_exactly_what_is_over_of_ten_thousand() -> Result<()> {
 
 #[test]
 fn a_full_map_has_room_again_after_a_sweep() -> Result<()> {
-    let rig = Rig::with_packets(CAPACITY, PacketSettings { flows: 64, ..PacketSettings::default() })?;
+    // One place in each queue, whose flows come on top.
+    let packets = PacketSettings { flows: 62, cpus: 1, queue_length: 1, ..PacketSettings::default() };
+    let rig = Rig::with_packets(CAPACITY, packets)?;
     let mut maps = Maps::open(&rig)?;
     let mut ours = FlowMaps::open(&rig.pins())?;
     assert_eq!(ours.capacity()?, 64);

@@ -40,6 +40,7 @@ pub(crate) fn table(number: u16, key: FrontendKey, cluster: Vec<Backend>) -> Por
         local: Vec::new(),
         internal_local: false,
         external_local: false,
+        is_restricted: false,
         affinity_seconds: 0,
         left_out: 0,
     }
@@ -135,6 +136,7 @@ fn any_tables(number: u16, random: &mut Rng) -> Vec<PortTable> {
             local,
             internal_local: random.bool(),
             external_local: random.bool(),
+            is_restricted: false,
             affinity_seconds: if random.bool() { 0 } else { random.u32(1..86_401) },
             left_out: 0,
         }

@@ -29,6 +29,11 @@ fn choose(tables: &impl Tables, node: &impl Node, desk: &mut Desk) -> bool {
             desk.verdict = Verdict::Drop(Counter::PacketNoLocalEndpoint);
             return false;
         }
+        // As kube-proxy treats clients outside of loadBalancerSourceRanges.
+        Err(Outcome::Denied) => {
+            desk.verdict = Verdict::Drop(Counter::PacketDenied);
+            return false;
+        }
         Err(_) => {
             desk.verdict = Verdict::Refuse(Counter::PacketNoEndpoint);
             return false;
@@ -67,35 +72,85 @@ fn needs_masquerade(node: &impl Node, asked: &Tuple, backend: &Backend) -> bool 
 /// Finds a source port under which no other flow is known, and writes the flow.
 #[inline(always)]
 fn name<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk) {
-    let is_masqueraded = desk.flow.is_masqueraded();
-    let mut probe = 0;
-    while probe < PROBES {
-        let mut port = desk.asked.source_port;
-        // Its own port serves a client best, and is its to use as long as its address goes with it.
-        if probe > 0 || is_masqueraded {
-            match node.masquerade_port() {
-                Some(drawn) => port = drawn,
-                None => break,
-            }
-        }
-        match take(flows, node, desk, port) {
-            Taking::Written => {
-                desk.verdict = Verdict::Open(Rewrite {
-                    address: desk.backend.address,
-                    source_port: port,
-                    destination_port: desk.backend.port,
-                });
+    // Its own port serves a client best, and is its to use as long as its address goes with it.
+    let mut port = desk.asked.source_port;
+    if desk.flow.is_masqueraded() {
+        match node.masquerade_port() {
+            Some(drawn) => port = drawn,
+            None => {
+                desk.verdict = Verdict::Refuse(Counter::PacketPortsExhausted);
                 return;
             }
-            Taking::Full => {
-                desk.verdict = Verdict::Refuse(Counter::PacketFlowsFull);
-                return;
-            }
-            Taking::Other => {}
         }
-        probe += 1;
     }
-    desk.verdict = Verdict::Refuse(Counter::PacketPortsExhausted);
+    let mut taking = take(flows, node, desk, port);
+    if matches!(taking, Taking::Other) {
+        // Looking is cheaper than taking, for the verifier as well, which follows each turn of the loop.
+        let drawn = free_port(flows, node, desk);
+        if drawn != NO_PORT {
+            #[expect(clippy::cast_possible_truncation, reason = "a port, unless it is NO_PORT")]
+            let wire = drawn as u16;
+            port = Port::from_wire(wire);
+            taking = take(flows, node, desk, port);
+        }
+    }
+    // Each by itself: what a variant does not have stays unwritten, and programs may not copy that.
+    match taking {
+        Taking::Written => {
+            desk.verdict = Verdict::Open(Rewrite {
+                address: desk.backend.address,
+                source_port: port,
+                destination_port: desk.backend.port,
+            });
+        }
+        Taking::Full => desk.verdict = Verdict::Refuse(Counter::PacketFlowsFull),
+        Taking::Other => desk.verdict = Verdict::Refuse(Counter::PacketPortsExhausted),
+    }
+}
+
+/// What [`free_port`] says if there is none; other values are ports in network byte order.
+const NO_PORT: u32 = u32::MAX;
+
+/// Draws ports until one is free.
+#[inline(never)]
+fn free_port<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk) -> u32 {
+    let mut probe = 1;
+    while probe < PROBES {
+        probe += 1;
+        let Some(port) = node.masquerade_port() else { break };
+        spell(desk, port);
+        let is_closing = |flow: &Flow| flow.state & flow_state::CLOSING != 0;
+        let is_taken = flows.flow(&desk.key).is_some_and(|(flow, _)| !is_closing(&flow));
+        if is_taken || is_self(desk, port) {
+            continue;
+        }
+        if desk.flow.is_masqueraded()
+            && (flows.arrival(&desk.answer).is_some() || node.has_socket(&desk.answer))
+        {
+            continue;
+        }
+        return u32::from(port.wire());
+    }
+    NO_PORT
+}
+
+/// Whether both ends would be equal: nobody could tell the flow's packets from the answers.
+#[inline(always)]
+fn is_self(desk: &Desk, port: Port) -> bool {
+    port == desk.backend.port && desk.asked.source == desk.backend.address
+}
+
+/// Writes the flow's names with this source port to the desk; whether its key is the middle name reversed.
+#[inline(always)]
+fn spell(desk: &mut Desk, port: Port) -> bool {
+    desk.tuple.source = desk.asked.source;
+    desk.tuple.destination = desk.backend.address;
+    desk.tuple.source_port = port;
+    desk.tuple.destination_port = desk.backend.port;
+    desk.tuple.protocol = desk.asked.protocol;
+    desk.tuple.reverse_into(&mut desk.answer);
+    desk.answer.destination = desk.flow.masquerade;
+    desk.tuple.order_into(&mut desk.key)
 }
 
 #[repr(u32)]
@@ -109,16 +164,10 @@ enum Taking {
 /// packets do. Whoever sees a later one sees the earlier.
 #[inline(never)]
 fn take<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk, port: Port) -> Taking {
-    if port == desk.backend.port && desk.asked.source == desk.backend.address {
-        // Both ends equal: nobody could tell its packets from the answers.
+    if is_self(desk, port) {
         return Taking::Other;
     }
-    desk.tuple.source = desk.asked.source;
-    desk.tuple.destination = desk.backend.address;
-    desk.tuple.source_port = port;
-    desk.tuple.destination_port = desk.backend.port;
-    desk.tuple.protocol = desk.asked.protocol;
-    let is_reversed = desk.tuple.order_into(&mut desk.key);
+    let is_reversed = spell(desk, port);
     desk.flow.flags = if is_reversed { 0 } else { flow_flag::CLIENT_IS_SOURCE };
     desk.flow.born = desk.flow.seen;
     desk.flow.seal_for(&desk.key);
@@ -133,8 +182,6 @@ fn take<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk, port: Port) -> T
     }
     let stays = desk.arrival.flags;
     if desk.flow.is_masqueraded() {
-        desk.tuple.reverse_into(&mut desk.answer);
-        desk.answer.destination = desk.flow.masquerade;
         desk.arrival.address = desk.asked.source;
         desk.arrival.born = desk.flow.born;
         desk.arrival.port = port;

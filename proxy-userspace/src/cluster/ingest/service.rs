@@ -55,6 +55,7 @@ pub fn service(object: &api::Service) -> (Parsed<Service>, Vec<Reject>) {
         created: created(metadata, &mut rejects),
         cluster_ips,
         external_ips,
+        restricted: restricted(spec, &load_balancer_ips, &mut rejects),
         load_balancer_ips,
         ports: ports(&spec.ports, &mut rejects),
         internal_policy: policy(
@@ -66,6 +67,25 @@ pub fn service(object: &api::Service) -> (Parsed<Service>, Vec<Reject>) {
         affinity_seconds: affinity(spec, &mut rejects),
     };
     (Parsed::Value(value), rejects.list)
+}
+
+/// The families in which `loadBalancerSourceRanges` keeps some clients out: those it has ranges of, unless one of
+/// them is everything. kube-proxy: `GetLoadBalancerSourceRanges`, per family.
+fn restricted(spec: &api::ServiceSpec, load_balancer_ips: &[IpAddr], rejects: &mut Rejects) -> Vec<Family> {
+    let ranges: Vec<ipnet::IpNet> =
+        spec.load_balancer_source_ranges.iter().filter_map(|text| text.trim().parse().ok()).collect();
+    let is_restricted = |family: &Family| {
+        let mut of_family = ranges.iter().filter(|range| Family::of(range.addr()) == *family).peekable();
+        of_family.peek().is_some() && of_family.all(|range| range.prefix_len() != 0)
+    };
+    let mut families: Vec<Family> =
+        load_balancer_ips.iter().map(|ip| Family::of(*ip)).filter(is_restricted).collect();
+    families.sort_unstable();
+    families.dedup();
+    if !families.is_empty() {
+        rejects.push("spec.loadBalancerSourceRanges", Problem::SourceRanges);
+    }
+    families
 }
 
 /// The texts of the cluster IPs and where they stand. The API server keeps both fields equal; a manifest may

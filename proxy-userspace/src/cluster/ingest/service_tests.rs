@@ -238,3 +238,22 @@ fn creation_time() {
     let (service, rejects) = flawed(at("yesterday"));
     assert_eq!((service.created, rejects.len()), (0, 1));
 }
+
+#[test]
+fn load_balancer_source_ranges_close_a_family_unless_one_of_them_is_everything() {
+    let parse = |ranges: serde_json::Value| {
+        let object: api::Service = serde_json::from_value(json!({
+            "metadata": {"namespace": "ns", "name": "web"},
+            "spec": {"type": "LoadBalancer", "clusterIPs": ["10.0.0.1", "fd00::1"], "ports": [{"port": 80}],
+                     "loadBalancerSourceRanges": ranges},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}]}}
+        }))
+        .expect("decodes");
+        let (parsed, rejects) = service(&object);
+        (parsed.value().expect("ours").restricted.clone(), rejects.len())
+    };
+    assert_eq!(parse(json!([])), (vec![], 0));
+    assert_eq!(parse(json!(["10.0.0.0/8"])), (vec![Family::V4], 1), "none of IPv6: that stays open");
+    assert_eq!(parse(json!([" 10.0.0.0/8", "fd00::/8"])), (vec![Family::V4, Family::V6], 1));
+    assert_eq!(parse(json!(["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"])), (vec![Family::V6], 1));
+}

@@ -110,6 +110,7 @@ pub(super) fn table(number: u16, port: u8, frontends: Vec<FrontendKey>, with: &P
         any_endpoint: with.any || !with.endpoints.is_empty() || !with.local.is_empty(),
         internal_local: with.internal_local,
         external_local: with.external_local,
+        is_restricted: false,
         affinity_seconds: with.affinity,
         left_out: 0,
     }
@@ -137,6 +138,7 @@ pub(super) fn ask(maps: &Maps, key: FrontendKey) -> Answer {
             Outcome::Pass => return Answer::NoService,
             Outcome::Refuse => return Answer::Refused,
             Outcome::Unreachable => return Answer::Unreachable,
+            Outcome::Denied => unreachable!("this socket is not outside"),
             Outcome::NoMemory => unreachable!("this socket has memory"),
             Outcome::Translate(address, port) => {
                 reached.push(Backend { address, port, flags: 0, reserved: 0 });
