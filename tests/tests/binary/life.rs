@@ -106,7 +106,7 @@ fn a_failed_map_write_is_repaired_from_what_the_maps_hold() -> Result<()> {
         Ok(stage.frontend(at6(2), "UDP")?.is_some())
     })?;
     assert_eq!(stage.ask(&Target::tcp(at4(2)), 5)?.successes(), 5);
-    assert_eq!(frontends.keys()?.len(), 8, "what nobody claims is gone");
+    assert_eq!(frontends.keys()?.len(), 12, "what nobody claims is gone");
     assert!(stage.kubeshunt().metric("kubeshunt_sync_failures_total")? > 0.5);
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use kubeshunt_tests::protocol::{KeptSocket, Method, OneSocket, Target};
-use kubeshunt_tests::stage::{self, Stage, at4, at6};
+use kubeshunt_tests::stage::{self, PATIENCE, Stage, at4, at6};
+use kubeshunt_tests::wait;
 
 use crate::{METHODS, assert_answers};
 
@@ -141,6 +142,11 @@ fn a_port_of_a_service_address_that_no_service_has_is_untouched() -> Result<()> 
     let host = stage.node.host();
     for (address, length) in [(stage::vip4(1), 32), (stage::vip6(1), 128)] {
         host.add_address((address, length))?;
+        // Packets for ports that the Service lacks are refused unless the node is known to have the address.
+        wait::until_true("the node's address is known", PATIENCE, || {
+            let known = stage.services()?["node_addresses"].clone();
+            Ok(known.as_array().is_some_and(|known| known.contains(&address.to_string().into())))
+        })?;
         let there = std::net::SocketAddr::new(address, 81);
         host.probe().serve(kubeshunt_tests::protocol::Service::Tcp, there)?;
         host.probe().serve(kubeshunt_tests::protocol::Service::Udp, there)?;

@@ -21,13 +21,12 @@ pub fn ingress<F: Flows>(
     desk: &mut Desk,
     (tuple, signals): (&Tuple, Signals),
 ) -> Verdict {
-    if let Some(arrival) = known(flows, tuple) {
-        if !needs_flow(&arrival, tuple, signals)
-            || is_going_on(flows, node, desk, &arrival, &(tuple, signals))
-        {
-            return Verdict::Rewrite(rewrite(&arrival));
-        }
-        // It is over, or its other half is gone: it begins anew.
+    if let Some(arrival) = known(flows, tuple)
+        // Else it is over, or its other half is gone: it begins anew.
+        && (!needs_flow(&arrival, tuple, signals)
+            || is_going_on(flows, node, desk, &arrival, &(tuple, signals)))
+    {
+        return Verdict::Rewrite(rewrite(&arrival));
     }
     if !signals.has(Signals::OPENS) {
         return Verdict::Pass;
