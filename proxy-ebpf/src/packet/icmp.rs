@@ -138,6 +138,7 @@ fn quoted_address(
     if quoted.is_v6 {
         let difference = skb::difference(old.words(), new.words(), 0);
         skb.replace_in_transport(checksum, 0, difference.into(), 0)?;
+        return skb.store(rewrite::address_offset(quoted, end), new.words());
     }
     // In IPv4 the quoted header's own checksum makes up for the address in the error's.
     rewrite::address(skb, quoted, end, old, new, None)

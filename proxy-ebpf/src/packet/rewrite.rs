@@ -31,8 +31,12 @@ pub enum End {
 pub fn apply(skb: Skb, view: &View, end: End, new: &Rewrite) -> bool {
     let checksum = match view.tuple.protocol {
         protocol::TCP => Some((view.transport + 16, 0)),
-        // Zero is "none" in UDP over IPv4 and stays so; a sum that comes out as zero is written as all ones.
-        protocol::UDP => Some((view.transport + 6, u64::from(BPF_F_MARK_MANGLED_0))),
+        protocol::UDP => match skb.load::<u16>(view.transport + 6) {
+            // There is none, and there shall be none.
+            Some(0) => None,
+            // A sum that comes out as zero is written as all ones.
+            _ => Some((view.transport + 6, u64::from(BPF_F_MARK_MANGLED_0))),
+        },
         // SCTP's covers no addresses.
         _ => None,
     };
@@ -50,7 +54,7 @@ pub fn apply(skb: Skb, view: &View, end: End, new: &Rewrite) -> bool {
 }
 
 /// Writes an address, and adapts the checksums that cover it: the IPv4 header's, and that at `transport` with its
-/// flags.
+/// flags. What no checksum in the packet makes up for changes the device's sum over the whole packet.
 #[inline(always)]
 pub fn address(
     skb: Skb,
@@ -62,17 +66,16 @@ pub fn address(
 ) -> Option<()> {
     const PSEUDO: u64 = BPF_F_PSEUDO_HDR as u64;
     if view.is_v6 {
-        let offset = view.network + if end == End::Source { 8 } else { 24 };
+        let difference = skb::difference(old.words(), new.words(), 0);
         if let Some((checksum, flags)) = transport {
-            let difference = skb::difference(old.words(), new.words(), 0);
             skb.replace_in_transport(checksum, 0, difference.into(), PSEUDO | flags)?;
-            // The helper takes for granted that an IPv4 header's checksum makes up for the addresses in a sum over
-            // the whole packet (`inet_proto_csum_replace_by_diff` in `net/core/utils.c`). IPv6 has none.
-            skb.add_to_complete(difference);
         }
-        return skb.store(offset, new.words());
+        // With a transport checksum: the helper takes for granted that an IPv4 header's makes up for the addresses
+        // (`inet_proto_csum_replace_by_diff` in `net/core/utils.c`). IPv6 has none.
+        skb.add_to_complete(difference);
+        return skb.store(address_offset(view, end), new.words());
     }
-    let offset = view.network + if end == End::Source { 12 } else { 16 };
+    let offset = address_offset(view, end);
     let (from, to) = (old.words()[3], new.words()[3]);
     if let Some((checksum, flags)) = transport {
         skb.replace_in_transport(checksum, from.into(), to.into(), PSEUDO | flags | 4)?;
@@ -81,14 +84,29 @@ pub fn address(
     skb.store(offset, &to)
 }
 
-/// Writes a port, and adapts the checksum that covers it.
+/// Where an address stands.
+#[inline(always)]
+pub const fn address_offset(view: &View, end: End) -> u32 {
+    let in_header = match (view.is_v6, end) {
+        (true, End::Source) => 8,
+        (true, End::Destination) => 24,
+        (false, End::Source) => 12,
+        (false, End::Destination) => 16,
+    };
+    view.network + in_header
+}
+
+/// Writes a port, and adapts the checksum that covers it, or the device's where none does.
 #[inline(always)]
 fn port(skb: Skb, offset: u32, from: Port, to: Port, transport: Option<(u32, u64)>) -> Option<()> {
     if from == to {
         return Some(());
     }
-    if let Some((checksum, flags)) = transport {
-        skb.replace_in_transport(checksum, from.wire().into(), to.wire().into(), flags | 2)?;
+    match transport {
+        Some((checksum, flags)) => {
+            skb.replace_in_transport(checksum, from.wire().into(), to.wire().into(), flags | 2)?;
+        }
+        None => skb.add_to_complete(skb::difference(&[from.wire().into()], &[to.wire().into()], 0)),
     }
     skb.store(offset, &to.wire())
 }
@@ -112,6 +130,7 @@ fn sctp(skb: Skb, view: &View, new: &Rewrite) -> Option<()> {
         return None;
     }
     let following = view.end - view.transport - 4;
-    let adapted = checksum::adapt_crc32c(u32::from_le(crc), u32::from_le(difference), following);
-    skb.store(view.transport + 8, &adapted.to_le())
+    let adapted = checksum::adapt_crc32c(u32::from_le(crc), u32::from_le(difference), following).to_le();
+    skb.add_to_complete(skb::difference(&[crc], &[adapted], 0));
+    skb.store(view.transport + 8, &adapted)
 }
