@@ -177,7 +177,7 @@ pub(crate) fn open_pin(path: &Path) -> Result<OwnedFd> {
     Ok(owned(fd.with_context(|| format!("cannot open the pin {}", path.display()))?))
 }
 
-fn program_by_id(id: u32) -> Result<OwnedFd> {
+pub(crate) fn program_by_id(id: u32) -> Result<OwnedFd> {
     let mut attr = attribute();
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
     // SAFETY: no pointers are involved.

@@ -6,8 +6,8 @@
 //! tests of one node; a [`cluster`] is two nodes, in one of several [`layout`]s, with clients outside.
 //! A [`sniffer`] sees what passes a device, and [`craft`] makes packets that no socket would send.
 //! [`inspect`] asks the kernel what BPF things there are, [`attached`] which are attached to devices, [`pinned`]
-//! what is in a map, and [`foreign`] is a program of somebody else's. The rest are the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`],
-//! [`process`], and the [`janitor`] that removes them.
+//! what is in a map, [`test_run`] runs a program by hand, and [`foreign`] is a program of somebody else's. The rest are
+//! the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`], [`process`], and the [`janitor`] that removes them.
 //!
 //! [`apiserver`] runs a real kube-apiserver with its etcd.
 //!
@@ -35,6 +35,7 @@ pub mod proxy;
 pub mod sniffer;
 pub mod stage;
 pub mod station;
+pub mod test_run;
 pub mod testbed;
 pub mod wait;
 

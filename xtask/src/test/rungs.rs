@@ -52,6 +52,11 @@ pub(super) const RUNGS: &[Rung] = &[
     },
     target("harness", false, "the testbed tells the truth and leaves nothing"),
     target("maps", false, "the kernel's maps behave as the in-memory ones"),
+    target(
+        "programs",
+        false,
+        "the programs for packets, byte by byte, next to etherparse and the decision in memory",
+    ),
     target("sockets", false, "real sockets through every hook, both families"),
     target("devices", false, "programs for packets on every device they belong on, and on no other"),
     target("packets", true, "packets that no socket hook has seen, in every layout, checksums and all"),

@@ -1,0 +1,8 @@
+//! The programs for packets, run one packet at a time: bytes in, bytes out, next to what etherparse says they should be
+//! and what the decision in memory decides.
+
+mod names;
+mod packet;
+mod stand;
+mod translation;
+mod world;
