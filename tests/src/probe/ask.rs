@@ -22,7 +22,7 @@ pub(super) mod wish {
     pub(in crate::probe) const WHO: u8 = b'w';
     /// That line, then every byte back.
     pub(in crate::probe) const ECHO: u8 = b'e';
-    /// One byte back.
+    /// Every byte back, this one included.
     pub(in crate::probe) const TURN: u8 = b't';
     /// Swallow everything; at the end of it say how much it was.
     pub(in crate::probe) const SINK: u8 = b's';

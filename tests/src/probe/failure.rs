@@ -3,7 +3,7 @@
 //! Invariant: a failure is named after its errno, never after its text.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -55,5 +55,10 @@ impl Fault {
 
 /// Nanoseconds since `begin`.
 pub(super) fn nanos(begin: Instant) -> u64 {
-    u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    nanoseconds(begin.elapsed())
+}
+
+/// A time in nanoseconds.
+pub(super) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -30,6 +30,7 @@ mod serve;
 mod session;
 mod stream;
 mod transfer;
+mod turnaround;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;

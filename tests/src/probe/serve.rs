@@ -3,8 +3,8 @@
 //! Invariant: a listener is bound before its number is given out, and has stopped accepting before
 //! `stop` returns.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use super::ask::{wish, write_answer};
 use super::protocol::Service;
 use super::transfer;
+use super::turnaround::Turnaround;
 
 /// How many connections may wait to be accepted: more than any test opens at once.
 const BACKLOG: i32 = 4096;
@@ -37,8 +38,8 @@ pub(super) struct Server {
 enum Running {
     /// A thread with an event loop; it says so when its listener is closed.
     Events { phase: watch::Sender<Phase>, closed: Receiver<()> },
-    /// Threads that block in accept.
-    Blocking { socket: Arc<TcpListener>, stop: Arc<AtomicBool>, threads: Vec<JoinHandle<()>> },
+    /// Threads that block in every call.
+    Blocking(Turnaround),
     /// A thread that blocks in recvfrom.
     Datagrams { stop: Arc<AtomicBool>, thread: JoinHandle<()> },
 }
@@ -58,7 +59,10 @@ impl Server {
     pub(super) fn start(name: &str, bind: SocketAddr, service: Service) -> io::Result<Self> {
         match service {
             Service::Tcp | Service::TcpSilent => events(name, bind, service == Service::TcpSilent),
-            Service::TcpTurnaround { threads } => blocking(bind, threads),
+            Service::TcpTurnaround { threads } => {
+                let turnaround = Turnaround::start(listener(bind)?, threads)?;
+                Ok(Self { address: turnaround.address()?, how: Running::Blocking(turnaround) })
+            }
             Service::Udp => datagrams(name, bind),
         }
     }
@@ -75,15 +79,7 @@ impl Server {
                 // An error means that the whole loop is over, its listener too.
                 let _ = closed.recv();
             }
-            Running::Blocking { socket, stop, threads } => {
-                stop.store(true, Ordering::Relaxed);
-                // Wakes every accept.
-                let _ = nix::sys::socket::shutdown(
-                    std::os::fd::AsRawFd::as_raw_fd(&*socket),
-                    nix::sys::socket::Shutdown::Both,
-                );
-                threads.into_iter().for_each(|thread| drop(thread.join()));
-            }
+            Running::Blocking(turnaround) => turnaround.stop(),
             Running::Datagrams { stop, thread } => {
                 stop.store(true, Ordering::Relaxed);
                 drop(thread.join());
@@ -195,8 +191,9 @@ async fn talk(
             // The client closes first, and so keeps the TIME_WAIT.
             while stream.read(&mut buffer).await? > 0 {}
         }
-        wish::ECHO => {
-            stream.write_all(line.as_bytes()).await?;
+        wish::ECHO | wish::TURN => {
+            let first = if wish == wish::TURN { &[wish] } else { line.as_bytes() };
+            stream.write_all(first).await?;
             loop {
                 let length = stream.read(&mut buffer).await?;
                 if length == 0 {
@@ -204,10 +201,6 @@ async fn talk(
                 }
                 stream.write_all(&buffer[..length]).await?;
             }
-        }
-        wish::TURN => {
-            stream.write_u8(wish::TURN).await?;
-            while stream.read(&mut buffer).await? > 0 {}
         }
         wish::SINK => {
             let mut bytes = 0_u64;
@@ -231,32 +224,6 @@ async fn turns(mut stream: tokio::net::TcpStream) -> io::Result<()> {
         let byte = stream.read_u8().await?;
         stream.write_u8(byte).await?;
     }
-}
-
-fn blocking(bind: SocketAddr, threads: u32) -> io::Result<Server> {
-    let socket = Arc::new(listener(bind)?);
-    let address = socket.local_addr()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let serve = || {
-        let (socket, stop) = (Arc::clone(&socket), Arc::clone(&stop));
-        thread::Builder::new().name("turnaround".into()).spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                // A client that resets in the middle, which is how most end, is no news to a server.
-                let _ = socket.accept().and_then(|(stream, _)| turn(stream));
-            }
-        })
-    };
-    let threads = (0..threads.max(1)).map(|_| serve()).collect::<io::Result<_>>()?;
-    Ok(Server { address, how: Running::Blocking { socket, stop, threads } })
-}
-
-fn turn(mut stream: TcpStream) -> io::Result<()> {
-    let mut byte = [0];
-    stream.read_exact(&mut byte)?;
-    stream.write_all(&byte)?;
-    // The client closes first.
-    let _ = stream.read(&mut byte)?;
-    stream.shutdown(Shutdown::Both)
 }
 
 fn datagrams(name: &str, bind: SocketAddr) -> io::Result<Server> {

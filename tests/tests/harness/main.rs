@@ -222,8 +222,13 @@ fn benchmarks_count() -> Result<()> {
         let report = slice(backend.at4(8080), load)?;
         assert!(report.count > 50 && report.errors.is_empty(), "{load:?}: {report:?}");
     }
-    let report = slice(backend.at4(8080), Load::Throughput { chunk: 65_536 })?;
-    assert_eq!(report.bytes, report.count * 65_536, "{report:?}");
+    for to in [backend.at4(8080), quick.address] {
+        let report = slice(to, Load::RequestResponse { size: 1 })?;
+        assert!(report.count > 50 && report.errors.is_empty(), "{report:?}");
+        let report = slice(to, Load::Throughput { chunk: 65_536 })?;
+        assert!(report.bytes > 0 && report.errors.is_empty(), "{report:?}");
+        assert_eq!(report.bytes, report.count * 65_536, "{report:?}");
+    }
     backend.probe().stop_serving(quick, true)
 }
 

@@ -52,12 +52,12 @@ pub enum Load {
         /// Close with a reset (SO_LINGER 0), which leaves no TIME_WAIT and so never runs out of ports.
         reset: bool,
     },
-    /// Request and response on one established TCP connection per worker.
+    /// Request and response on one established and warm TCP connection per worker.
     RequestResponse {
         /// Bytes each way.
         size: usize,
     },
-    /// One direction on one established TCP connection per worker.
+    /// One direction on one established and warm TCP connection per worker.
     Throughput {
         /// Bytes per write.
         chunk: usize,
@@ -76,9 +76,9 @@ pub enum Load {
 pub struct SliceReport {
     /// Whole repetitions.
     pub count: u64,
-    /// Bytes that arrived (only [`Load::Throughput`]; the server counts).
+    /// Bytes sent (only [`Load::Throughput`]), all of which arrived: the server counts.
     pub bytes: u64,
-    /// How long it really took.
+    /// How long it really took, without what comes before on a connection that has to be warm.
     pub elapsed_ns: u64,
     /// Time of connect alone, for [`Load::Connects`].
     pub connect: Latency,

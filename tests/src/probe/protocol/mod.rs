@@ -171,7 +171,8 @@ pub enum Service {
     Tcp,
     /// TCP that accepts, holds the connection open and never answers.
     TcpSilent,
-    /// TCP for [`Load::Connects`]: one byte in, one byte out, and as little else as possible.
+    /// TCP for [`Load::Connects`], [`Load::RequestResponse`] up to 1 KiB and [`Load::Throughput`], with blocking calls
+    /// and as few of them as possible.
     TcpTurnaround {
         /// How many connections are served at a time.
         threads: u32,
