@@ -1,14 +1,19 @@
 //! Two nodes with a client and a backend each: one with ten Services, one with thousands.
+//!
+//! "Direct" goes to the backend's own address from a process that no hook sees; "hooks only" does so from a process
+//! that the hooks see and leave alone.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 use kubeshunt_tests::cgroup::Cgroup;
 use kubeshunt_tests::manifests::{EndpointSlice, Port, Service};
-use kubeshunt_tests::{Kubeshunt, Node, Probe, Setup, Station, Testbed, process, protocol};
+use kubeshunt_tests::protocol::{self, Load};
+use kubeshunt_tests::{Kubeshunt, Node, Probe, Setup, Station, Testbed};
+
+use super::Subject;
+use super::measure::{Beside, Case, Comparison};
 
 /// The Service that is measured.
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
@@ -36,24 +41,10 @@ struct Side {
     _node: Node,
 }
 
-/// Something to measure.
-pub(super) struct Case<'a> {
-    pub(super) name: &'static str,
-    pub(super) client: &'a Probe,
-    pub(super) to: SocketAddr,
-    /// The case it is compared with.
-    pub(super) beside: Option<usize>,
-}
-
 impl Stage {
-    /// Builds it from the programs in `folder`.
-    pub(super) fn set_up(folder: &Path, services: u32) -> Result<Self> {
-        process::prefer_programs_in(folder);
-        let bar = ProgressBar::new_spinner();
-        bar.set_style(ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}")?);
-        bar.enable_steady_tick(Duration::from_millis(100));
+    pub(super) fn set_up(services: u32) -> Result<Self> {
+        let bar = super::spinner(format!("a node with {FEW} Services"))?;
         let bed = Testbed::new()?;
-        bar.set_message(format!("a node with {FEW} Services"));
         let few = Side::set_up(&bed, "few", FEW)?;
         bar.set_message(format!("a node with {services} Services"));
         let many = Side::set_up(&bed, "many", services)?;
@@ -61,36 +52,41 @@ impl Stage {
         Ok(Self { few, many, _bed: bed })
     }
 
-    /// The cases, in TCP or UDP.
-    pub(super) fn cases(&self, udp: bool) -> Vec<Case<'_>> {
-        let port = if udp { UDP } else { TCP };
+    pub(super) fn comparisons(&self, subject: Subject) -> Vec<Comparison<'_>> {
+        vec![if subject == Subject::Udp {
+            Comparison {
+                title: "UDP datagrams: one each way, from an unconnected socket",
+                load: Load::Datagrams { size: 64, connected: false },
+                cases: self.cases(UDP, 0.95),
+            }
+        } else {
+            Comparison {
+                title: "TCP connections: connect, one byte each way, close",
+                load: Load::Connects { reset: true },
+                cases: self.cases(TCP, 0.97),
+            }
+        }]
+    }
+
+    fn cases<'a>(&'a self, port: u16, budget: f64) -> Vec<Case<'a>> {
+        let Self { few, many, .. } = self;
         let vip = SocketAddr::new(VIP, PORT);
+        let direct = |name, side: &'a Side| Case {
+            name,
+            client: &side.direct,
+            to: side.backend.at4(port),
+            beside: None,
+        };
+        let hooked = |name, side: &'a Side, to, base| {
+            let beside = Some(Beside { base, budget: Some(budget) });
+            Case { name, client: side.hooked.probe(), to, beside }
+        };
         vec![
-            Case { name: "direct", client: &self.few.direct, to: self.few.backend.at4(port), beside: None },
-            Case {
-                name: "direct, hooks only",
-                client: self.few.hooked.probe(),
-                to: self.few.backend.at4(port),
-                beside: Some(0),
-            },
-            Case {
-                name: "ClusterIP, few Services",
-                client: self.few.hooked.probe(),
-                to: vip,
-                beside: Some(0),
-            },
-            Case {
-                name: "direct, second node",
-                client: &self.many.direct,
-                to: self.many.backend.at4(port),
-                beside: None,
-            },
-            Case {
-                name: "ClusterIP, many Services",
-                client: self.many.hooked.probe(),
-                to: vip,
-                beside: Some(3),
-            },
+            direct("direct", few),
+            hooked("direct, hooks only", few, few.backend.at4(port), 0),
+            hooked("ClusterIP, few Services", few, vip, 0),
+            direct("direct, second node", many),
+            hooked("ClusterIP, many Services", many, vip, 3),
         ]
     }
 }
