@@ -160,6 +160,7 @@ impl Service {
             cluster,
             internal_local: false,
             external_local: self == Self::Elsewhere,
+            is_restricted: false,
             affinity_seconds: 0,
             left_out: 0,
         }
