@@ -122,7 +122,12 @@ fn transport_checksum(skb: Skb, quoted: &View, checksum: u32, old: &Address, new
         &pair(new.destination_port, new.source_port),
         sum,
     );
-    word(skb, checksum, offset, before, skb::fold(sum))
+    let after = match skb::fold(sum) {
+        // In UDP, zero would say that there is none (RFC 768).
+        0 if quoted.tuple.protocol == protocol::UDP => u16::MAX,
+        after => after,
+    };
+    word(skb, checksum, offset, before, after)
 }
 
 /// An address in the quoted header.
