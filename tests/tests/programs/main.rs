@@ -1,8 +1,10 @@
 //! The programs for packets, run one packet at a time: bytes in, bytes out, next to what etherparse says they should be
 //! and what the decision in memory decides.
 
+mod errors;
 mod names;
 mod packet;
+mod refusals;
 mod stand;
 mod translation;
 mod world;
