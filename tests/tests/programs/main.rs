@@ -7,4 +7,6 @@ mod packet;
 mod refusals;
 mod stand;
 mod translation;
+mod twin;
+mod walk;
 mod world;

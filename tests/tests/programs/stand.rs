@@ -25,6 +25,8 @@ use super::world::{self, CAPACITY, FAMILIES, Net};
 
 /// From which ports the programs draw.
 pub(crate) const PORTS: PortRanges = PortRanges::new((20_000, 8_000), (61_000, 4_000));
+/// How many flows fit.
+pub(crate) const FLOWS: u32 = 4096;
 /// Places per CPU in each queue.
 pub(crate) const PLACES: u32 = 64;
 
@@ -102,7 +104,7 @@ fn lay(node: &Node, far: &NetNs, kinds: &[Kind]) -> Result<()> {
     node.netns().links(async |links| {
         for family in FAMILIES {
             let length = if family == Family::V4 { 24 } else { 64 };
-            let routes = [(Net::Pods, PODS), (Net::Remote, WORLD), (Net::World, WORLD)];
+            let routes = [(Net::Pods, PODS), (Net::Remote, WORLD), (Net::World, WORLD), (Net::Node, WORLD)];
             for (net, kind) in routes.into_iter().filter(|(_, kind)| kinds.contains(kind)) {
                 links.route_to_device((world::ip(family, net, 0), length), kind.name()).await?;
             }
@@ -210,7 +212,7 @@ fn packets() -> Result<PacketSettings> {
         *place = Prefix::new(world::ip(family, Net::Services, 0), length);
     }
     Ok(PacketSettings {
-        flows: 4096,
+        flows: FLOWS,
         cpus: u32::try_from(aya::util::nr_cpus().map_err(|(_, error)| error)?)?,
         queue_length: PLACES,
         ports: PORTS,
