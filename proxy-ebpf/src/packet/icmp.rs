@@ -32,7 +32,7 @@ pub fn is_icmp(view: &View) -> bool {
 #[inline(always)]
 pub fn is_echo_request(skb: Skb, view: &View) -> bool {
     let request = if view.is_v6 { 128 } else { 8 };
-    matches!(skb.load::<u8>(view.transport), Some(kind) if kind == request)
+    view.transport < view.end && matches!(skb.load::<u8>(view.transport), Some(kind) if kind == request)
 }
 
 /// Translates an error. `end` says which of its own addresses is: at ingress its destination, at egress its source.
@@ -67,7 +67,7 @@ fn quote(skb: Skb, work: &mut Work) -> Reading {
     if !is_error || work.view.fragment != Fragment::Whole {
         return Reading::Other;
     }
-    view::quoted(skb, work.view.transport + 8, work.view.is_v6, &mut work.quoted)
+    view::quoted(skb, &work.view, &mut work.quoted)
 }
 
 /// What an answer to the quoted packet would become; `false` for nothing.
@@ -92,7 +92,7 @@ fn write(skb: Skb, work: &Work, end: End) -> Option<()> {
         End::Destination => (&quoted.tuple.source, &view.tuple.destination),
         End::Source => (&quoted.tuple.destination, &view.tuple.source),
     };
-    transport_checksum(skb, quoted, checksum, old, new)?;
+    transport_checksum(skb, (view, quoted), checksum, old, new)?;
     let swapped = if end == End::Destination { End::Source } else { End::Destination };
     quoted_address(skb, quoted, checksum, swapped, old, &new.address)?;
     word(skb, checksum, quoted.transport, quoted.tuple.source_port.wire(), new.destination_port.wire())?;
@@ -104,14 +104,20 @@ fn write(skb: Skb, work: &Work, end: End) -> Option<()> {
 
 /// The checksum in the quoted transport header, as far as it is quoted and set.
 #[inline(always)]
-fn transport_checksum(skb: Skb, quoted: &View, checksum: u32, old: &Address, new: &Rewrite) -> Option<()> {
+fn transport_checksum(
+    skb: Skb,
+    (view, quoted): (&View, &View),
+    checksum: u32,
+    old: &Address,
+    new: &Rewrite,
+) -> Option<()> {
     let offset = match quoted.tuple.protocol {
         protocol::TCP => quoted.transport + 16,
         protocol::UDP => quoted.transport + 6,
         _ => return Some(()),
     };
     let Some(before) = skb.load::<u16>(offset) else { return Some(()) };
-    if before == 0 {
+    if before == 0 || offset + 2 > view.end {
         return Some(());
     }
     let pair = |a: Port, b: Port| [u32::from(a.wire()) | u32::from(b.wire()) << 16];

@@ -101,15 +101,20 @@ pub fn network(skb: Skb, view: &mut View) -> Reading {
         IPV6 => ipv6(skb, view),
         _ => return Reading::Other,
     };
-    // Quotations end early, packets do not.
-    if read.is_some() && view.end <= skb.len() { Reading::Read } else { Reading::Malformed }
+    // Quotations end early, packets do not. What follows a packet, the device's padding, is none of its headers.
+    if read.is_some() && view.transport <= view.end && view.end <= skb.len() {
+        Reading::Read
+    } else {
+        Reading::Malformed
+    }
 }
 
-/// Reads the headers of a packet that an ICMP error quotes, as far as they are needed: addresses and ports.
+/// Reads the headers of a packet that an ICMP error quotes behind its own, as far as they are needed: addresses and
+/// ports.
 #[inline(never)]
-pub fn quoted(skb: Skb, offset: u32, is_v6: bool, view: &mut View) -> Reading {
-    view.network = offset;
-    let read = if is_v6 { ipv6(skb, view) } else { ipv4(skb, view) };
+pub fn quoted(skb: Skb, error: &View, view: &mut View) -> Reading {
+    view.network = error.transport + 8;
+    let read = if error.is_v6 { ipv6(skb, view) } else { ipv4(skb, view) };
     if read.is_none() {
         return Reading::Malformed;
     }
@@ -121,6 +126,9 @@ pub fn quoted(skb: Skb, offset: u32, is_v6: bool, view: &mut View) -> Reading {
     let Some([source, destination]) = skb.load::<[u16; 2]>(view.transport) else {
         return Reading::Malformed;
     };
+    if view.transport + 4 > error.end {
+        return Reading::Malformed;
+    }
     view.tuple.source_port = Port::from_wire(source);
     view.tuple.destination_port = Port::from_wire(destination);
     Reading::Read
@@ -207,16 +215,19 @@ pub fn transport(skb: Skb, view: &mut View) -> Reading {
     let read = match view.tuple.protocol {
         protocol::TCP => skb.load::<[u16; 10]>(offset).map(|header| {
             let [_, flags] = header[6].to_ne_bytes();
-            (header[0], header[1], Signals::tcp(flags))
+            (header[0], header[1], Signals::tcp(flags), 20)
         }),
-        protocol::UDP => skb.load::<[u16; 4]>(offset).map(|header| (header[0], header[1], Signals::UDP)),
+        protocol::UDP => skb.load::<[u16; 4]>(offset).map(|header| (header[0], header[1], Signals::UDP, 8)),
         protocol::SCTP => skb.load::<[u16; 8]>(offset).map(|header| {
             let [chunk, _] = header[6].to_ne_bytes();
-            (header[0], header[1], Signals::sctp(chunk))
+            (header[0], header[1], Signals::sctp(chunk), 16)
         }),
         _ => return Reading::Other,
     };
-    let Some((source, destination, signals)) = read else { return Reading::Malformed };
+    let Some((source, destination, signals, len)) = read else { return Reading::Malformed };
+    if offset + len > view.end {
+        return Reading::Malformed;
+    }
     view.tuple.source_port = Port::from_wire(source);
     view.tuple.destination_port = Port::from_wire(destination);
     view.signals = signals;
