@@ -67,7 +67,12 @@ fn quote(skb: Skb, work: &mut Work) -> Reading {
     if !is_error || work.view.fragment != Fragment::Whole {
         return Reading::Other;
     }
-    view::quoted(skb, &work.view, &mut work.quoted)
+    match view::quoted(skb, &work.view, &mut work.quoted) {
+        // An error goes to whom the packet came from; else it was forged, as for conntrack
+        // (`nf_conntrack_inet_error` in `net/netfilter/nf_conntrack_proto_icmp.c`).
+        Reading::Read if work.quoted.tuple.source != work.view.tuple.destination => Reading::Other,
+        reading => reading,
+    }
 }
 
 /// What an answer to the quoted packet would become; `false` for nothing.
