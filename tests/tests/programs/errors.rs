@@ -223,6 +223,10 @@ fn what_is_no_error_or_about_no_flow_passes_untouched() -> Result<()> {
             let mut packets = others.map(|kind| error((kind, 0), about(names.vip, names.client))).to_vec();
             packets.push(error(error_kind, about(names.vip, stranger)));
             packets.push(error(error_kind, about(names.client, names.vip)));
+            // One that goes to somebody else than whom it is about.
+            let forged = error(error_kind, about(names.vip, names.client));
+            packets.push(forged.with_ends(names.client, Service::Local.cluster_ip(family)));
+            packets.push(forged.with_ends(names.client, Service::Local.node_port(family)));
             for packet in packets {
                 for kind in [PODS, WORLD] {
                     check(stand, kind, Way::Ingress, (&packet, &packet))?;

@@ -2,6 +2,7 @@
 //! and what the decision in memory decides.
 
 mod errors;
+mod fuzz;
 mod malformed;
 mod names;
 mod packet;

@@ -155,6 +155,9 @@ impl Twin {
         let Some(quoted) = reading::quoted(frame, error.transport + 8, error.end, error.is_v6) else {
             return Fate::Pass("icmp");
         };
+        if quoted.tuple.source != error.tuple.destination {
+            return Fate::Pass("forged");
+        }
         let answer = quoted.tuple.reversed();
         let rewrite = match way {
             Way::Ingress => ingress::arriving(&self.memory, &answer),

@@ -25,6 +25,8 @@ pub(crate) struct Reading {
     pub(crate) end: usize,
     pub(crate) is_v6: bool,
     pub(crate) is_fragment: bool,
+    /// It continues a datagram: it has no ports.
+    is_later: bool,
     pub(crate) signals: Signals,
 }
 
@@ -64,7 +66,7 @@ pub(crate) fn frame(bytes: &[u8], link: usize) -> Frame {
 pub(crate) fn quoted(bytes: &[u8], at: usize, end: usize, is_v6: bool) -> Option<Reading> {
     let bytes = bytes.get(..end)?;
     let mut reading = if is_v6 { ipv6(bytes, at) } else { ipv4(bytes, at) }?;
-    has_ports(&reading).then_some(())?;
+    (has_ports(&reading) && !reading.is_later).then_some(())?;
     ports(bytes, &mut reading)?;
     Some(reading)
 }
@@ -112,9 +114,7 @@ fn sctp(chunk: u8) -> Signals {
 }
 
 fn ipv4(bytes: &[u8], at: usize) -> Option<Reading> {
-    let header = Ipv4HeaderSlice::from_slice(bytes.get(at..)?).ok();
-    // Of a quotation the options may be cut off; then ports are as well.
-    let header = header?;
+    let header = Ipv4HeaderSlice::from_slice(bytes.get(at..)?).ok()?;
     let (length, total) = (header.slice().len(), usize::from(header.total_len()));
     (total >= length).then_some(Reading {
         tuple: tuple(header.source_addr().into(), header.destination_addr().into(), header.protocol().0),
@@ -123,13 +123,15 @@ fn ipv4(bytes: &[u8], at: usize) -> Option<Reading> {
         end: at + total,
         is_v6: false,
         is_fragment: header.more_fragments() || header.fragments_offset().value() != 0,
+        is_later: header.fragments_offset().value() != 0,
         signals: Signals::NONE,
     })
 }
 
 fn ipv6(bytes: &[u8], network: usize) -> Option<Reading> {
     let header = Ipv6HeaderSlice::from_slice(bytes.get(network..)?).ok()?;
-    let (mut kind, mut at, mut is_fragment) = (header.next_header().0, network + 40, false);
+    let (mut kind, mut at) = (header.next_header().0, network + 40);
+    let (mut is_fragment, mut is_later) = (false, false);
     for _ in 0..MAX_EXTENSIONS {
         let rest = bytes.get(at..).unwrap_or_default();
         // Only the first eight bytes of each need to be there.
@@ -146,13 +148,15 @@ fn ipv6(bytes: &[u8], network: usize) -> Option<Reading> {
                 Err(_) => (usize::from(rest[1]) + 2) * 4,
             },
             44 => {
-                is_fragment |= rest[2] != 0 || rest[3] & 0xf9 != 0;
+                // Of several the last one counts.
+                is_later = rest[2] != 0 || rest[3] & 0xf8 != 0;
+                is_fragment = is_later || rest[3] & 1 != 0;
                 8
             }
             _ => break,
         };
         (kind, at) = (rest[0], at + length);
-        if is_fragment {
+        if is_later {
             break;
         }
     }
@@ -164,6 +168,7 @@ fn ipv6(bytes: &[u8], network: usize) -> Option<Reading> {
         end: network + 40 + usize::from(header.payload_length()),
         is_v6: true,
         is_fragment,
+        is_later,
         signals: Signals::NONE,
     })
 }
