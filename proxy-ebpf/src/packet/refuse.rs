@@ -20,12 +20,25 @@ const RESET: u32 = 5 << 28 | 0x14 << 16;
 /// Refuses a packet. What cannot be answered is dropped.
 #[inline(never)]
 pub fn answer(skb: Skb, view: &View) -> i32 {
+    if !is_one_host(&view.tuple.source) {
+        return DROP;
+    }
     let answered =
         if view.tuple.protocol == protocol::TCP { reset(skb, view) } else { unreachable(skb, view) };
     match answered.and_then(|()| swap_link_addresses(skb)) {
         Some(()) => skb.send_back(),
         None => DROP,
     }
+}
+
+/// Whether the address can be a single sender's (RFC 1122 section 3.2.2): others are not answered. The kernel would have
+/// dropped the packet, but only after us.
+#[inline(always)]
+fn is_one_host(address: &Address) -> bool {
+    let words = address.words();
+    let is_multicast =
+        if address.is_v4() { words[3].to_ne_bytes()[0] >= 224 } else { words[0].to_ne_bytes()[0] == 0xff };
+    !is_multicast && !address.is_loopback()
 }
 
 /// A reset in answer to a SYN (RFC 9293 section 3.10.7.1): sequence number 0, and an acknowledgement of the SYN.
