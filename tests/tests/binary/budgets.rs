@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use kubeshunt_tests::attached::Way;
 use kubeshunt_tests::inspect;
 use kubeshunt_tests::manifests::{EndpointSlice, Port};
 use kubeshunt_tests::stage::{PATIENCE, PORT, Stage, TARGET_PORT, at4, vip4};
@@ -21,6 +22,32 @@ const CEILINGS: [(&str, u32); 8] = [
     ("sendmsg4", 45_000),  // 30_384
     ("sendmsg6", 65_000),  // 46_265
 ];
+
+/// The same for the programs for packets, whatever the device.
+const PACKET_CEILINGS: [(Way, u32); 2] = [
+    (Way::Ingress, 400_000), // 335_000
+    (Way::Egress, 40_000),   // 23_000
+];
+
+#[test]
+fn programs_for_packets_stay_within_their_verifier_budget() -> Result<()> {
+    let stage = Stage::serving(1)?;
+    let folder = inspect::version(stage.node.pins())?.join("devices");
+    // The uplink, and a pod at least.
+    wait::until_true("devices are attached", PATIENCE, || Ok(inspect::links(&folder)?.len() >= 4))?;
+    let links = inspect::links(&folder)?;
+    let figures: Vec<_> = links.iter().map(|link| (&*link.name, link.verified)).collect();
+    println!("{figures:?}");
+    for (way, ceiling) in PACKET_CEILINGS {
+        let mut of_way = figures.iter().filter(|(name, _)| name.ends_with(way.name())).peekable();
+        assert!(of_way.peek().is_some(), "none for {way:?}: {figures:?}");
+        for (name, verified) in of_way {
+            assert!(*verified > 0, "the kernel does not tell: {figures:?}");
+            assert!(*verified <= ceiling, "{name} is over its {ceiling}: {figures:?}");
+        }
+    }
+    Ok(())
+}
 
 #[test]
 fn programs_stay_within_their_verifier_budget() -> Result<()> {

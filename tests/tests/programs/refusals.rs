@@ -120,6 +120,25 @@ fn a_tagged_syn_is_refused_with_its_tags() -> Result<()> {
 }
 
 #[test]
+fn who_cannot_have_asked_is_not_answered() -> Result<()> {
+    on_stand(&[PODS, WORLD], |stand| {
+        let senders =
+            ["224.0.0.1", "239.1.2.3", "255.255.255.255", "127.0.0.1", "0.0.0.0", "ff02::1", "::1", "::"];
+        for sender in senders {
+            let from = SocketAddr::new(sender.parse()?, 4711);
+            let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
+            for protocol in PROTOCOLS {
+                let packet = opener(protocol, from, Service::Empty.cluster_ip(family));
+                check_dropped(stand, WORLD, Way::Ingress, &packet, Counter::PacketNoEndpoint)?;
+            }
+            let packet = Packet::new(from, Service::Local.cluster_ip(family), Body::Ping);
+            check_dropped(stand, WORLD, Way::Ingress, &packet, Counter::PacketClosedPort)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_cluster_ip_does_not_answer_to_pings() -> Result<()> {
     on_stand(&[PODS, WORLD], |stand| {
         for family in FAMILIES {

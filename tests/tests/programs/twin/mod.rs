@@ -116,7 +116,9 @@ impl Twin {
             return Fate::Pass("malformed");
         }
         let family = if reading.is_v6 { Family::V6 } else { Family::V4 };
-        self.node.masquerade.set(Some(world::node(family).into()));
+        // The kernel has no route for a client that no packet can be from.
+        let is_one_host = reading.tuple.source.octets()[0] != 0xff;
+        self.node.masquerade.set(is_one_host.then(|| world::node(family).into()));
         let drawn = reading::word(after, reading.transport).unwrap_or(0);
         self.node.ports.set(if PORTS.contains(Port::new(drawn)) {
             PortRanges::new((drawn, 1), (0, 0))
