@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use kubeshunt_tests::attached::Way;
 use proxy_userspace::cluster::model::{Family, Protocol};
 
-use super::names::{Names, check, client, open, opener};
+use super::names::{Names, check, client, every_flow, open, opener};
 use super::packet::{Body, Extension, Packet, chunk, flag};
 use super::stand::{BARE_PODS, BARE_WORLD, Kind, PODS, Stand, WORLD, on_stand};
-use super::world::{FAMILIES, PROTOCOLS, Service};
+use super::world::{FAMILIES, Service};
 
 /// Types, codes and second words of errors, by family.
 fn kinds(family: Family) -> [((u8, u8), [u8; 4]); 4] {
@@ -122,29 +122,12 @@ fn check_errors(stand: &Stand, device: Kind, names: &Names, protocol: Protocol) 
     Ok(count)
 }
 
-fn every_flow(
-    stand: &Stand,
-    asked: &[(Kind, Service)],
-    mut test: impl FnMut(Kind, &Names, Protocol) -> Result<()>,
-) -> Result<()> {
-    for family in FAMILIES {
-        for protocol in PROTOCOLS {
-            for (kind, service) in asked {
-                let first = opener(protocol, client(family, kind.side, 1, 4711), service.cluster_ip(family));
-                let names = open(stand, *kind, &first, *service)?;
-                test(*kind, &names, protocol).with_context(|| format!("{protocol:?}, {names:?}"))?;
-            }
-        }
-    }
-    Ok(())
-}
-
 #[test]
 fn errors_reach_whom_they_concern_under_the_names_they_know() -> Result<()> {
     on_stand(&[PODS, WORLD], |stand| {
         let asked = [(PODS, Service::Local), (WORLD, Service::Remote), (WORLD, Service::RemoteSamePort)];
         let mut count = 0;
-        every_flow(stand, &asked, |kind, names, protocol| {
+        every_flow(stand, &asked, |kind, protocol, names| {
             let state = (stand.flows()?, stand.arrivals()?);
             count += check_errors(stand, kind, names, protocol)?;
             assert_eq!(
@@ -163,7 +146,7 @@ fn errors_reach_whom_they_concern_under_the_names_they_know() -> Result<()> {
 fn errors_without_a_link_layer_header_are_translated_alike() -> Result<()> {
     on_stand(&[PODS, WORLD, BARE_PODS, BARE_WORLD], |stand| {
         let asked = [(BARE_PODS, Service::Local), (BARE_WORLD, Service::Remote)];
-        every_flow(stand, &asked, |kind, names, protocol| {
+        every_flow(stand, &asked, |kind, protocol, names| {
             check_errors(stand, kind, names, protocol).map(drop)
         })
     })
@@ -173,7 +156,7 @@ fn errors_without_a_link_layer_header_are_translated_alike() -> Result<()> {
 fn a_quoted_datagram_whose_sum_comes_out_as_zero_says_all_ones() -> Result<()> {
     on_stand(&[PODS, WORLD], |stand| {
         let asked = [(PODS, Service::Local), (WORLD, Service::Remote)];
-        every_flow(stand, &asked, |device, names, protocol| {
+        every_flow(stand, &asked, |device, protocol, names| {
             if protocol != Protocol::Udp {
                 return Ok(());
             }

@@ -9,7 +9,7 @@ use proxy_userspace::cluster::model::{Family, Protocol};
 
 use super::names::{Names, client, opener};
 use super::packet::{Body, Extension, Packet, chunk, flag};
-use super::stand::{BARE_PODS, BARE_WORLD, Kind, PODS, Stand, WORLD, on_stand};
+use super::stand::{BARE_PODS, BARE_WORLD, Kind, PODS, Stand, WORLD, is_too_short, on_stand};
 use super::twin::Twin;
 use super::walk::seed;
 use super::world::{FAMILIES, PROTOCOLS, Service};
@@ -110,15 +110,6 @@ fn names_of(kind: Kind, first: &Packet, service: Service, after: &[u8]) -> Resul
         names.seen.set_ip(super::world::node(family));
     }
     Ok(Some(names))
-}
-
-/// Whether the kernel would not run a program on it: too short for the IP header that it takes the frame to have.
-fn is_too_short(frame: &[u8]) -> bool {
-    match frame[12..] {
-        [8, 0, ..] => frame.len() < 34,
-        [0x86, 0xdd, ..] => frame.len() < 54,
-        _ => false,
-    }
 }
 
 /// Breaks a frame, or not.

@@ -11,7 +11,7 @@ use proxy_userspace::host::devices::Side;
 
 use super::packet::{Link, Packet, chunk};
 use super::stand::{Kind, PASS, PORTS, Stand};
-use super::world::{self, Net, Service};
+use super::world::{self, FAMILIES, Net, PROTOCOLS, Service};
 
 /// What both sums are tried with.
 pub(crate) const SUMS: [Sum; 2] = [Sum::Unknown, Sum::Complete];
@@ -95,6 +95,25 @@ pub(crate) fn open(stand: &Stand, kind: Kind, first: &Packet, service: Service) 
     Ok(names)
 }
 
+/// Opens a flow of every protocol and family by each of these devices.
+pub(crate) fn every_flow(
+    stand: &Stand,
+    asked: &[(Kind, Service)],
+    mut test: impl FnMut(Kind, Protocol, &Names) -> Result<()>,
+) -> Result<()> {
+    for family in FAMILIES {
+        for protocol in PROTOCOLS {
+            for (number, (kind, service)) in asked.iter().enumerate() {
+                let from = client(family, kind.side, u8::try_from(number)?, 4711);
+                let first = opener(protocol, from, service.cluster_ip(family));
+                let names = open(stand, *kind, &first, *service)?;
+                test(*kind, protocol, &names).with_context(|| format!("{protocol:?}, {names:?}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What a program makes of a packet: it lets it pass, as the other packet.
 #[track_caller]
 pub(crate) fn check(
@@ -103,7 +122,6 @@ pub(crate) fn check(
     way: Way,
     (packet, expected): (&Packet, &Packet),
 ) -> Result<()> {
-    // Of a description the quoted sum of SCTP is the one thing that both must say.
     let (frame, expected_frame) = (packet.frame(kind.link)?, expected.frame(kind.link)?);
     check_frames(stand, kind, way, (&frame, &expected_frame), &format!("{packet:?}"))
 }

@@ -163,7 +163,7 @@ impl Stand {
     /// Runs a program on what has come to a device of that kind.
     pub(crate) fn run(&self, kind: Kind, way: Way, packet: &[u8], sum: Sum) -> Result<Ran> {
         let (program, device) = self.programs.get(&(kind, way)).context("not on this stand")?;
-        // Not the order of bytes that the kernel would compute the sum over.
+        // Without a link-layer header the kernel would begin to sum up amid the IP header.
         let sum = if self.knows_sums && kind.link == Link::Ethernet { sum } else { Sum::Unknown };
         program
             .run(packet, *device, sum)
@@ -193,6 +193,17 @@ impl Stand {
     /// Every arrival.
     pub(crate) fn arrivals(&self) -> Result<BTreeMap<Tuple, Arrival>> {
         Ok(self.arrivals.iter().collect::<Result<_, _>>()?)
+    }
+}
+
+/// Whether the kernel would not run a program on a frame: too short for the header that it announces. Behind a tag the
+/// kernel does not look.
+pub(crate) fn is_too_short(frame: &[u8]) -> bool {
+    match frame.get(12..) {
+        None | Some([] | [_]) => true,
+        Some([8, 0, ..]) => frame.len() < 34,
+        Some([0x86, 0xdd, ..]) => frame.len() < 54,
+        Some(_) => false,
     }
 }
 

@@ -5,7 +5,7 @@ use kubeshunt_tests::attached::Way;
 use proxy_common::layout::Counter;
 use proxy_userspace::cluster::model::{Family, Protocol};
 
-use super::names::{Names, check, check_frames, client, open, opener};
+use super::names::{Names, check, check_frames, client, every_flow, open, opener};
 use super::packet::{Body, Extension, Link, Packet, chunk, flag};
 use super::stand::{BARE_PODS, BARE_WORLD, Kind, PODS, Stand, WORLD, on_stand};
 use super::world::{FAMILIES, PROTOCOLS, Service};
@@ -21,7 +21,7 @@ const ASKED: [(Kind, Service); 4] = [
 /// Packets in the middle of a flow, between ends to be set.
 fn bodies(protocol: Protocol) -> Vec<Body> {
     let lengths = [0, 1, 2, 3, 4, 7, 64, 999, 1400, 2900];
-    let fill = |length: usize| (0..length).map(|at| (at % 251) as u8).collect::<Vec<u8>>();
+    let fill = |length: usize| (0..=250).cycle().take(length).collect::<Vec<u8>>();
     let tcp = |flags, payload| Body::Tcp { flags, sequence: 77, acknowledgement: 99, payload };
     match protocol {
         Protocol::Tcp => {
@@ -81,24 +81,6 @@ fn walk(stand: &Stand, kind: Kind, names: &Names, body: &Body) -> Result<usize> 
         }
     }
     Ok(count)
-}
-
-fn every_flow(
-    stand: &Stand,
-    asked: &[(Kind, Service)],
-    mut test: impl FnMut(Kind, Protocol, &Names) -> Result<()>,
-) -> Result<()> {
-    for family in FAMILIES {
-        for protocol in PROTOCOLS {
-            for (number, (kind, service)) in asked.iter().enumerate() {
-                let from = client(family, kind.side, u8::try_from(number)?, 4711);
-                let first = opener(protocol, from, service.cluster_ip(family));
-                let names = open(stand, *kind, &first, *service)?;
-                test(*kind, protocol, &names).with_context(|| format!("{protocol:?}, {names:?}"))?;
-            }
-        }
-    }
-    Ok(())
 }
 
 #[test]
