@@ -80,7 +80,7 @@ pub(crate) fn transport(bytes: &[u8], reading: &mut Reading) -> bool {
     let Some(header) = bytes.get(reading.transport..reading.end) else { return false };
     let (length, signals) = match reading.tuple.protocol {
         protocol::TCP => (20, header.get(13).map(|flags| tcp(*flags))),
-        protocol::UDP => (8, Some(Signals(Signals::OPENS))),
+        protocol::UDP => (8, Some(Signals::UDP)),
         _ => (16, header.get(12).map(|chunk| sctp(*chunk))),
     };
     let (Some(signals), true) = (signals, header.len() >= length) else { return false };
@@ -98,7 +98,7 @@ fn tcp(flags: u8) -> Signals {
     let (fin, syn, rst, ack) = (flags & 1, flags & 2, flags & 4, flags & 16);
     let bit = |is: bool, bit: u32| if is { bit } else { 0 };
     Signals(
-        bit(syn != 0 && ack == 0, Signals::OPENS)
+        if syn != 0 && ack == 0 { Signals::OPENS } else { Signals::CONFIRMS }
             | bit(fin != 0, Signals::DONE)
             | bit(rst != 0, Signals::RESET),
     )
@@ -108,8 +108,8 @@ fn sctp(chunk: u8) -> Signals {
     Signals(match chunk {
         1 => Signals::OPENS,
         6 => Signals::RESET,
-        8 | 14 => Signals::DONE,
-        _ => 0,
+        8 | 14 => Signals::DONE | Signals::CONFIRMS,
+        _ => Signals::CONFIRMS,
     })
 }
 
