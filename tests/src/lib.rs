@@ -5,9 +5,10 @@
 //! the program under test on a node, fed by [`manifests`]; a [`stage`] is all of that at once, for the
 //! tests of one node; a [`cluster`] is two nodes, in one of several [`layout`]s, with clients outside.
 //! A [`sniffer`] sees what passes a device, and [`craft`] makes packets that no socket would send.
-//! [`inspect`] asks the kernel what BPF things there are, [`attached`] which are attached to devices, [`pinned`]
-//! what is in a map, [`test_run`] runs a program by hand, and [`foreign`] is a program of somebody else's. The rest are
-//! the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`], [`process`], and the [`janitor`] that removes them.
+//! [`inspect`] asks the kernel what BPF things there are, [`attached`] which are attached to devices, [`timing`] how
+//! long they take, [`pinned`] what is in a map, [`test_run`] runs a program by hand, and [`foreign`] is a program of
+//! somebody else's. The rest are the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`], [`process`], and the
+//! [`janitor`] that removes them.
 //!
 //! [`apiserver`] runs a real kube-apiserver with its etcd.
 //!
@@ -37,6 +38,7 @@ pub mod stage;
 pub mod station;
 pub mod test_run;
 pub mod testbed;
+pub mod timing;
 pub mod wait;
 
 pub use cluster::Cluster;

@@ -10,6 +10,7 @@
 
 mod measure;
 mod packets;
+mod programs;
 mod sockets;
 mod statistics;
 mod table;
@@ -57,6 +58,8 @@ enum Subject {
     Nodeport,
     /// From pod to pod, no Service: bytes of a stream, requests on a connection, connections
     Throughput,
+    /// What a run of each program for packets takes, for information
+    Program,
 }
 
 impl Subject {
@@ -86,7 +89,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     if !of_packets.is_empty() {
         let stage = packets::Stage::set_up()?;
-        of_packets.into_iter().try_for_each(|subject| run.compare(subject, stage.comparisons(subject)))?;
+        for subject in of_packets {
+            if subject == Subject::Program {
+                let measured = programs::run(&stage, options)?;
+                run.results.push(serde_json::json!({ "subject": "Program", "cases": measured }));
+            } else {
+                run.compare(subject, stage.comparisons(subject))?;
+            }
+        }
     }
     run.write()?;
     Ok(run.kept)

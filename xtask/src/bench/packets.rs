@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use kubeshunt_tests::attached::{self, Way};
 use kubeshunt_tests::manifests::{self, Endpoint, EndpointSlice, Folder, Port, Service};
 use kubeshunt_tests::protocol::{self, Load};
-use kubeshunt_tests::{Kubeshunt, Node, Setup, Station, Testbed};
+use kubeshunt_tests::{Kubeshunt, Node, Probe, Setup, Station, Testbed};
 
 use super::Subject;
 use super::measure::{Beside, Case, Comparison};
@@ -97,6 +97,34 @@ impl Stage {
         }
     }
 
+    /// What goes through the first node's programs, on connections that stand, and from whom.
+    pub(super) fn traffic(&self) -> [(&'static str, &Probe, SocketAddr); 3] {
+        let Pair { client, first, second } = &self.with;
+        let [near, far] = NODE_PORTS.map(|port| first.node.host().at4(port));
+        let outside = self.bed.outside().probe();
+        [
+            ("no Service", client.probe(), second.other.at4(DIRECT)),
+            ("NodePort, local pod", outside, near),
+            ("NodePort, remote pod", outside, far),
+        ]
+    }
+
+    /// The first node's programs: to and from the world, from and to pods.
+    pub(super) fn programs(&self) -> Result<[(&'static str, u32); 4]> {
+        let Member { node, other, .. } = &self.with.first;
+        let program = |device, way| -> Result<u32> {
+            let found = attached_to(node, device, way)?;
+            found.first().copied().with_context(|| format!("no program on {device}"))
+        };
+        let port = other.port().context("a pod has a link")?;
+        Ok([
+            ("in from LAN", program("eth0", Way::Ingress)?),
+            ("out to LAN", program("eth0", Way::Egress)?),
+            ("in from pod", program(port, Way::Ingress)?),
+            ("out to pod", program(port, Way::Egress)?),
+        ])
+    }
+
     /// From a pod to one of the same node, and to one of the other.
     fn pods<'a>(&'a self, title: &'static str, load: Load, budget: Option<f64>) -> Comparison<'a> {
         let case = |name, pair: &'a Pair, to: &Station, beside| Case {
@@ -162,16 +190,21 @@ impl Pair {
         }
         let mut found = Vec::new();
         for (node, device) in devices {
-            let (netns, device) = (node.netns(), device.context("a pod has a link")?);
+            let device = device.context("a pod has a link")?;
             for way in Way::ALL {
-                found.push(
-                    !attached::by_tcx(netns, device, way)?.is_empty()
-                        || !attached::by_filters(netns, device, way)?.is_empty(),
-                );
+                found.push(!attached_to(node, device, way)?.is_empty());
             }
         }
         Ok(found.iter().all(|one| *one == found[0]).then_some(found[0]))
     }
+}
+
+/// Ids of the programs on a device, however they are attached.
+fn attached_to(node: &Node, device: &str, way: Way) -> Result<Vec<u32>> {
+    let mut programs = attached::by_tcx(node.netns(), device, way)?;
+    let filters = attached::by_filters(node.netns(), device, way)?;
+    programs.extend(filters.into_iter().map(|filter| filter.program));
+    Ok(programs)
 }
 
 impl Member {
