@@ -29,7 +29,7 @@ enum Command {
     Demo(demo::Options),
     /// Run the tests, rung by rung, from pure logic to real packets
     Test(test::Options),
-    /// Measure what a connection costs, as a ratio to direct access (needs root)
+    /// Measure what traffic costs, as a ratio to direct access (needs root)
     Bench(bench::Options),
     /// Build the program, optimised
     Build,
