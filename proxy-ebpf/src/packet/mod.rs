@@ -1,8 +1,9 @@
 //! The packet path: one entry point where packets come in, one where they leave; what happens to them is decided in
 //! `proxy_common::decision::packet`.
 //!
+//! - [`glance`]: whether a packet may concern us at all, in a few instructions;
 //! - [`view`]: headers as they stand in the packet;
-//! - [`filter`]: whether the addresses may concern us at all, in a few instructions;
+//! - [`filter`]: whether an address may;
 //! - [`flows`]: the decision's traits on BPF maps and helpers;
 //! - [`rewrite`]: new addresses and ports, and checksums that fit;
 //! - [`icmp`]: errors about packets of flows;
@@ -12,6 +13,7 @@
 mod filter;
 mod flows;
 mod fragment;
+mod glance;
 mod icmp;
 mod refuse;
 mod rewrite;
@@ -57,6 +59,9 @@ pub struct Work {
 #[classifier]
 pub fn packet_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    if glance::is_foreign_arrival(skb) {
+        return PASS;
+    }
     let Some(work) = flows::work() else { return PASS };
     match view::network(skb, &mut work.view) {
         Reading::Read => {}
@@ -99,6 +104,9 @@ fn arrive(skb: Skb, work: &mut Work) -> Step {
 #[classifier]
 pub fn packet_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    if glance::is_foreign_departure(skb, flows::is_pod_side()) {
+        return PASS;
+    }
     let Some(work) = flows::work() else { return PASS };
     match view::network(skb, &mut work.view) {
         Reading::Read => {}

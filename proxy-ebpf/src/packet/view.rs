@@ -13,8 +13,8 @@ use super::skb::Skb;
 static LINK_HEADER: u32 = 14;
 
 /// EtherTypes, as in `include/uapi/linux/if_ether.h`.
-const IPV4: u16 = 0x0800u16.to_be();
-const IPV6: u16 = 0x86ddu16.to_be();
+pub const IPV4: u16 = 0x0800u16.to_be();
+pub const IPV6: u16 = 0x86ddu16.to_be();
 const VLAN: u16 = 0x8100u16.to_be();
 const QINQ: u16 = 0x88a8u16.to_be();
 
@@ -52,10 +52,14 @@ pub struct View {
     pub end: u32,
     /// Identification of the datagram, for fragments.
     pub id: u32,
+    /// Where the checksum stands that covers addresses and ports; 0 for none. Only after [`transport`].
+    pub checksum: u32,
     /// What the transport header says about its flow.
     pub signals: Signals,
     /// Whether it is IPv6.
     pub is_v6: bool,
+    /// The IPv4 header's checksum, as it stands there.
+    pub header_checksum: u16,
     /// Whether it is a fragment.
     pub fragment: Fragment,
 }
@@ -151,6 +155,7 @@ fn ipv4(skb: Skb, view: &mut View) -> Option<()> {
     view.tuple.source = Address::from_v4_word(words[3]);
     view.tuple.destination = Address::from_v4_word(words[4]);
     view.tuple.protocol = (u32::from_be(words[2]) >> 16) as u8;
+    view.header_checksum = (u32::from_be(words[2]) as u16).to_be();
     view.fragment = fragment(second & 0x2000 != 0, second & 0x1fff);
     view.id = second >> 16;
     Some(())
@@ -215,21 +220,26 @@ pub fn transport(skb: Skb, view: &mut View) -> Reading {
     let read = match view.tuple.protocol {
         protocol::TCP => skb.load::<[u16; 10]>(offset).map(|header| {
             let [_, flags] = header[6].to_ne_bytes();
-            (header[0], header[1], Signals::tcp(flags), 20)
+            (header[0], header[1], Signals::tcp(flags), 20, offset + 16)
         }),
-        protocol::UDP => skb.load::<[u16; 4]>(offset).map(|header| (header[0], header[1], Signals::UDP, 8)),
+        protocol::UDP => skb.load::<[u16; 4]>(offset).map(|header| {
+            // Zero: there is none (RFC 768), and there shall be none.
+            let checksum = if header[3] == 0 { 0 } else { offset + 6 };
+            (header[0], header[1], Signals::UDP, 8, checksum)
+        }),
         protocol::SCTP => skb.load::<[u16; 8]>(offset).map(|header| {
             let [chunk, _] = header[6].to_ne_bytes();
-            (header[0], header[1], Signals::sctp(chunk), 16)
+            (header[0], header[1], Signals::sctp(chunk), 16, 0)
         }),
         _ => return Reading::Other,
     };
-    let Some((source, destination, signals, len)) = read else { return Reading::Malformed };
+    let Some((source, destination, signals, len, checksum)) = read else { return Reading::Malformed };
     if offset + len > view.end {
         return Reading::Malformed;
     }
     view.tuple.source_port = Port::from_wire(source);
     view.tuple.destination_port = Port::from_wire(destination);
     view.signals = signals;
+    view.checksum = checksum;
     Reading::Read
 }
