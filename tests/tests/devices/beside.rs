@@ -48,7 +48,9 @@ fn cleanup_takes_ours_and_leaves_others() -> Result<()> {
     let output = stage.kubeshunt().command(&["cleanup"])?;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(programs(&stage, "eth0")?, [vec![], vec![foreign.id()?]]);
-    assert_eq!(programs(&stage, "cni0")?, NOTHING);
+    for port in crate::ports(&stage)? {
+        assert_eq!(programs(&stage, &port)?, NOTHING, "{port}");
+    }
     assert!(!stage.node.pins().exists());
     let mut left = things;
     wait::until_true("everything is freed", PATIENCE * 6, || {

@@ -11,7 +11,7 @@ use kubeshunt_tests::wait;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{LinkBond, LinkBridge, LinkDummy, LinkUnspec, LinkVlan, LinkVxlan, LinkWireguard};
 
-use crate::{NOTHING, index, programs, wait_for_programs};
+use crate::{NOTHING, index, masquerade, port, programs, wait_for_programs};
 
 /// Adds a link; `false` and a word about it if the kernel lacks its kind.
 fn add(stage: &Stage, name: &str, message: LinkMessage) -> Result<bool> {
@@ -60,7 +60,7 @@ fn links_of_every_kind_have_the_programs_of_their_kind() -> Result<()> {
     let stage = Stage::serving(0)?;
     let eth0 = index(&stage, "eth0")?;
     assert!(add(&stage, "br1", LinkBridge::new("br1").build())?);
-    assert_like(&stage, "br1", "cni0", "pod")?;
+    assert_like(&stage, "br1", &port(&stage)?, "pod")?;
     if add(&stage, "dummy", LinkDummy::new("dummy0").build())? {
         assert_like(&stage, "dummy0", "eth0", "outside")?;
     }
@@ -75,13 +75,19 @@ fn links_of_every_kind_have_the_programs_of_their_kind() -> Result<()> {
         told(&stage, "wg0", "outside", 0)?;
     }
     let _tap = tun(stage.node.netns(), "tap0", true)?;
-    assert_like(&stage, "tap0", "cni0", "pod")?;
+    assert_like(&stage, "tap0", &port(&stage)?, "pod")?;
     let _tun = tun(stage.node.netns(), "tun0", false)?;
     wait_for_programs(&stage, "tun0")?;
     told(&stage, "tun0", "outside", 0)?;
     let without_header = programs(&stage, "tun0")?;
-    assert!(without_header != programs(&stage, "eth0")? && without_header != programs(&stage, "cni0")?);
+    assert!(without_header != programs(&stage, "eth0")? && without_header != programs(&stage, &port(&stage)?)?);
     Ok(())
+}
+
+/// Makes a device a port of another, or of none.
+fn enslave(stage: &Stage, name: &str, master: u32) -> Result<()> {
+    let message = LinkUnspec::new_with_index(index(stage, name)?).controller(master).build();
+    stage.node.netns().links(async |links| links.change(name, message).await)
 }
 
 /// Waits until a device has no program any more.
@@ -95,18 +101,22 @@ fn wait_for_none(stage: &Stage, device: &str) -> Result<()> {
 #[test]
 fn members_of_a_bond_and_physical_ports_of_a_bridge_are_left_alone() -> Result<()> {
     let stage = Stage::serving(0)?;
-    let master = |name: &str, master: u32| -> Result<()> {
-        let message = LinkUnspec::new_with_index(index(&stage, name)?).controller(master).build();
-        stage.node.netns().links(async |links| links.change(name, message).await)
-    };
+    let master = |name: &str, master: u32| enslave(&stage, name, master);
     // Like a physical one in that it is not made for pods, which is what counts.
     assert!(add(&stage, "vxlan", LinkVxlan::new("nic0", 7).port(4790).build())?);
     assert_like(&stage, "nic0", "eth0", "outside")?;
-    master("nic0", index(&stage, "cni0")?)?;
+    let (cni0, entry) = (index(&stage, "cni0")?, masquerade(&stage, index(&stage, "cni0")?)?);
+    assert!(entry.is_some() && programs(&stage, "cni0")? == NOTHING);
+    master("nic0", cni0)?;
     wait_for_none(&stage, "nic0")?;
     stage.wait_for_log(&["programs for packets detached", "nic0"])?;
+    // Now there is a port that nobody sees to but the bridge.
+    assert_like(&stage, "cni0", &port(&stage)?, "pod")?;
     master("nic0", 0)?;
     wait_for_programs(&stage, "nic0")?;
+    wait_for_none(&stage, "cni0")?;
+    stage.wait_for_log(&["programs for packets detached", "cni0"])?;
+    assert_eq!(masquerade(&stage, cni0)?, entry, "what goes out by it is masqueraded as before");
     if add(&stage, "bond", LinkBond::new("bond0").build())? {
         assert_like(&stage, "bond0", "eth0", "outside")?;
         master("nic0", index(&stage, "bond0")?)?;
@@ -121,7 +131,12 @@ fn a_device_that_changes_sides_gets_other_programs_in_place() -> Result<()> {
     let netns = stage.node.netns();
     let pins = || kubeshunt_tests::attached::by_pins(stage.node.pins());
     let cni0 = index(&stage, "cni0")?;
-    let before = pins()?[&format!("{cni0}-ingress")];
+    // A port that is left alone, so that the bridge has programs.
+    assert!(add(&stage, "vxlan", LinkVxlan::new("nic0", 7).port(4790).build())?);
+    enslave(&stage, "nic0", cni0)?;
+    let before = wait::until("the bridge's link is pinned", PATIENCE, || {
+        Ok(pins()?.get(&format!("{cni0}-ingress")).copied())
+    })?;
     // A gateway behind the bridge: a way to the rest of the world.
     let (prefix, gateway): (IpAddr, IpAddr) =
         (Ipv4Addr::new(203, 0, 113, 0).into(), Ipv4Addr::new(10, 244, 1, 77).into());

@@ -45,6 +45,11 @@ fn ports(stage: &Stage) -> Result<Vec<String>> {
     })
 }
 
+/// The name of the client's port: one with the programs of all that pods are behind.
+fn port(stage: &Stage) -> Result<String> {
+    ports(stage)?.into_iter().next().context("the client has a port")
+}
+
 /// What the map of devices says: what the node sends from through a device, IPv4 and IPv6.
 fn masquerade(stage: &Stage, index: u32) -> Result<Option<[IpAddr; 2]>> {
     let map = PinnedMap::open(&inspect::version(stage.node.pins())?.join("maps/DEVICES"))?;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use kubeshunt_tests::attached::{self, Way};
 use kubeshunt_tests::test_run::{Program, Ran, Sum};
 use kubeshunt_tests::{Node, Testbed, netns::NetNs};
@@ -190,6 +190,15 @@ impl Stand {
         Ok(self.flows.iter().collect::<Result<_, _>>()?)
     }
 
+    /// One of them.
+    pub(crate) fn flow(&self, key: &Tuple) -> Result<Option<Flow>> {
+        match self.flows.get(key, 0) {
+            Ok(flow) => Ok(Some(flow)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Every arrival.
     pub(crate) fn arrivals(&self) -> Result<BTreeMap<Tuple, Arrival>> {
         Ok(self.arrivals.iter().collect::<Result<_, _>>()?)
@@ -237,6 +246,7 @@ fn device(kind: Kind) -> Device {
         name: kind.name().to_owned(),
         side: kind.side,
         header: u32::try_from(kind.link.len()).expect("14 or 0"),
+        is_covered: false,
         masquerade: layout::Device { v4: own(Family::V4), v6: own(Family::V6) },
     }
 }

@@ -97,7 +97,7 @@ pub struct Devices {
     hook: Hook,
     variants: Variants,
     entries: HashMap<MapData, u32, layout::Device>,
-    /// What is attached, by interface index; `None` where something of ours may be, but not all as it should be.
+    /// What is attached, and what is covered, by interface index; `None` where something of ours may be, but not all as it should be.
     known: BTreeMap<u32, Option<Device>>,
     /// Where there is something of ours on the other hook, which an earlier process used.
     leftover: BTreeSet<(u32, Direction)>,
@@ -132,7 +132,7 @@ impl Devices {
     /// How many devices are attached on a side.
     #[must_use]
     pub fn count(&self, side: Side) -> usize {
-        self.known.values().flatten().filter(|device| device.side == side).count()
+        self.known.values().flatten().filter(|device| device.side == side && !device.is_covered).count()
     }
 
     /// How programs are attached.
@@ -154,7 +154,8 @@ impl Devices {
             Hook::Clsact => (filters, links),
         };
         for (index, device) in &mut self.known {
-            let is_whole = Direction::ALL.iter().all(|way| present.contains(&(*index, *way)));
+            let due = device.as_ref().is_some_and(|device| !device.is_covered);
+            let is_whole = Direction::ALL.iter().all(|way| present.contains(&(*index, *way)) == due);
             let has_more = Direction::ALL.iter().any(|way| leftover.contains(&(*index, *way)));
             if !is_whole || has_more {
                 *device = None;
@@ -189,6 +190,7 @@ impl Devices {
                 Err(error) => changes.failed.push((device.name.clone(), error)),
             }
         }
+        let covered: BTreeMap<u32, &Device> = due.extract_if(.., |_, device| device.is_covered).collect();
         self.variants.prepare(due.values().copied());
         for way in Direction::ALL {
             due.retain(|index, device| match self.attach(*index, device, way) {
@@ -205,17 +207,41 @@ impl Devices {
         }
         for (index, device) in due {
             let before = self.known.insert(index, Some(device.clone())).flatten();
-            if before.is_none_or(|before| (before.side, before.header) != (device.side, device.header)) {
+            if before.is_none_or(|before| programs(&before) != programs(device)) {
                 changes.attached.push(device.clone());
             }
         }
+        // Not before their ports have programs, and not unless they have.
+        if changes.failed.is_empty() {
+            self.clear(covered, &mut changes);
+        }
         changes
+    }
+
+    /// Takes programs off devices that keep their entries.
+    fn clear(&mut self, covered: BTreeMap<u32, &Device>, changes: &mut Changes) {
+        for (index, device) in covered {
+            let ways = Direction::ALL.into_iter().rev();
+            let done = ways.map(|way| self.detach_wherever(index, way)).collect::<Result<Vec<()>>>();
+            match done {
+                Ok(_) => {
+                    let before = self.known.insert(index, Some(device.clone())).flatten();
+                    if before.is_some_and(|before| !before.is_covered) {
+                        changes.detached.push(device.name.clone());
+                    }
+                }
+                Err(error) => {
+                    self.known.insert(index, None);
+                    changes.failed.push((device.name.clone(), error));
+                }
+            }
+        }
     }
 
     fn attach(&mut self, index: u32, device: &Device, way: Direction) -> Result<()> {
         let is = self.known.get(&index).and_then(Option::as_ref);
         // Only its name or its addresses are new: the map has them already.
-        if is.is_some_and(|is| (is.side, is.header) == (device.side, device.header)) {
+        if is.is_some_and(|is| programs(is) == programs(device)) {
             return Ok(());
         }
         let program = self.variants.program(device, way)?;
@@ -235,6 +261,13 @@ impl Devices {
         }
     }
 
+    /// From the hook, and from the other one if there is something of ours.
+    fn detach_wherever(&mut self, index: u32, way: Direction) -> Result<()> {
+        let done = self.detach_from(self.hook, index, way);
+        let is_leftover = self.leftover.remove(&(index, way));
+        if is_leftover { done.and(self.detach_from(self.hook.other(), index, way)) } else { done }
+    }
+
     fn detach(&mut self, gone: &[u32], changes: &mut Changes) {
         let name = |known: &Option<Device>, index: u32| {
             known.as_ref().map_or_else(|| format!("interface {index}"), |device| device.name.clone())
@@ -242,11 +275,7 @@ impl Devices {
         let mut failed: BTreeMap<u32, Error> = BTreeMap::new();
         for way in Direction::ALL.into_iter().rev() {
             for index in gone {
-                let mut done = self.detach_from(self.hook, *index, way);
-                if self.leftover.remove(&(*index, way)) {
-                    done = done.and(self.detach_from(self.hook.other(), *index, way));
-                }
-                if let Err(error) = done {
+                if let Err(error) = self.detach_wherever(*index, way) {
                     failed.insert(*index, error);
                 }
             }
@@ -266,4 +295,9 @@ impl Devices {
             }
         }
     }
+}
+
+/// Which programs a device has, if any.
+fn programs(device: &Device) -> Option<(Side, u32)> {
+    (!device.is_covered).then_some((device.side, device.header))
 }

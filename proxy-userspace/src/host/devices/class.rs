@@ -45,6 +45,9 @@ pub struct Device {
     pub side: Side,
     /// Bytes in front of the network header: 14 or 0.
     pub header: u32,
+    /// Whether it is a bridge all of whose ports have programs: each of its packets passes one of them, so it has
+    /// none itself.
+    pub is_covered: bool,
     /// What the node sends from through this device when it masquerades.
     pub masquerade: layout::Device,
 }
@@ -84,7 +87,11 @@ pub fn classify(facts: &Facts, choice: &Choice) -> Classes {
             continue;
         };
         let masquerade = layout::Device { v4: NONE, v6: NONE };
-        classes.devices.insert(link.index, Device { name: link.name.clone(), side, header, masquerade });
+        let device = Device { name: link.name.clone(), side, header, is_covered: false, masquerade };
+        classes.devices.insert(link.index, device);
+    }
+    for index in view.covered(&classes.devices) {
+        classes.devices.entry(index).and_modify(|device| device.is_covered = true);
     }
     let node = [true, false].map(|is_v4| view.of_node(&classes.devices, is_v4));
     for (index, device) in &mut classes.devices {
@@ -163,6 +170,21 @@ impl View<'_> {
         }
         let outside = !is_for_pods || self.to_world.contains(&link.index);
         Some(if outside { Side::Outside } else { Side::Pod })
+    }
+
+    /// Bridges to pods, not chosen by name, that have ports, and programs on every one of them.
+    fn covered(&self, devices: &BTreeMap<u32, Device>) -> Vec<u32> {
+        let is_pod = |index: &u32| devices.get(index).is_some_and(|device| device.side == Side::Pod);
+        let is_covered = |bridge: &&Link| {
+            let mut ports =
+                self.facts.links.iter().filter(|link| link.master == Some(bridge.index)).peekable();
+            bridge.kind.as_deref() == Some("bridge")
+                && is_pod(&bridge.index)
+                && self.choice.pods.is_none()
+                && ports.peek().is_some()
+                && ports.all(|port| is_pod(&port.index))
+        };
+        self.facts.links.iter().filter(is_covered).map(|bridge| bridge.index).collect()
     }
 
     /// A link's own address to send from.

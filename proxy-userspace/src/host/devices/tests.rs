@@ -6,7 +6,7 @@ use proxy_common::{address::Address, layout};
 
 use super::{
     choice::Choice,
-    class::{Classes, classify},
+    class::{Classes, Device, classify},
     facts::{Facts, Link, OwnAddress, Route},
 };
 
@@ -58,10 +58,13 @@ impl Facts {
     }
 }
 
-/// `name side header`, in the order of indexes.
+/// `name side header`, in the order of indexes, in brackets where ports see to the packets.
 fn show(classes: &Classes) -> Vec<String> {
-    let devices = classes.devices.values();
-    devices.map(|device| format!("{} {} {}", device.name, device.side.name(), device.header)).collect()
+    let show = |device: &Device| {
+        let shown = format!("{} {} {}", device.name, device.side.name(), device.header);
+        if device.is_covered { format!("({shown})") } else { shown }
+    };
+    classes.devices.values().map(show).collect()
 }
 
 fn assert_classes(facts: &Facts, wanted: &[&str]) {
@@ -81,8 +84,26 @@ fn a_node_with_a_bridge_and_an_overlay() {
     .default_route("eth0", true)
     .route("flannel.1", true)
     .route("cni0", false);
-    let wanted = ["eth0 outside 14", "flannel.1 outside 14", "cni0 pod 14", "veth1 pod 14", "veth2 pod 14"];
+    let wanted = ["eth0 outside 14", "flannel.1 outside 14", "(cni0 pod 14)", "veth1 pod 14", "veth2 pod 14"];
     assert_classes(&facts, &wanted);
+}
+
+#[test]
+fn a_bridge_is_covered_when_all_its_ports_have_programs() {
+    let with = |port: Option<(&str, &str, u16)>| {
+        let mut links = vec![("cni0", "bridge", ETHER, None), ("veth1", "veth", ETHER, Some("cni0"))];
+        links.extend(port.map(|(name, kind, layer)| (name, kind, layer, Some("cni0"))));
+        node(&links)
+    };
+    assert_classes(&with(None), &["(cni0 pod 14)", "veth1 pod 14"]);
+    assert_classes(&with(Some(("tap1", "tun", ETHER))), &["(cni0 pod 14)", "veth1 pod 14", "tap1 pod 14"]);
+    // A port to the outside, and one whose packets nobody can read.
+    assert_classes(&with(Some(("eth1", "", ETHER))), &["cni0 pod 14", "veth1 pod 14"]);
+    assert_classes(&with(Some(("veth2", "veth", 824))), &["cni0 pod 14", "veth1 pod 14"]);
+    // Nobody uses it yet; and somebody wants it.
+    assert_classes(&node(&[("cni0", "bridge", ETHER, None)]), &["cni0 pod 14"]);
+    let choice = Choice { outside: None, pods: Some("cni0,veth*".parse().unwrap()) };
+    assert_eq!(show(&classify(&with(None), &choice)), ["cni0 pod 14", "veth1 pod 14"]);
 }
 
 #[test]
