@@ -87,7 +87,7 @@ pub static FIRST: PerCpuArray<[u8; layout::PUT_BY_LEN as usize], 1> = PerCpuArra
 pub static VIP_CELLS: Array<Cells, { ROWS }, MMAPABLE> = Array::new();
 
 #[btf_map]
-pub static BACKEND_CELLS: Array<Cells, { ROWS }> = Array::new();
+pub static BACKEND_CELLS: Array<Cells, { 2 * ROWS }> = Array::new();
 
 #[btf_map]
 pub static SERVICE_CIDRS: Array<Prefix, { layout::SERVICE_CIDRS as usize }, MMAPABLE> = Array::new();

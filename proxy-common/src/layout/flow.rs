@@ -105,7 +105,10 @@ map_type! {
         /// Its new source port.
         source_port: Port,
         /// Bits of [`arrival_flag`].
-        flags: u32,
+        flags: u16,
+        /// The tick in which the flow was last looked at on behalf of the client; 0 as long as each packet may say
+        /// something new about it. Not sealed.
+        noted: u16,
         /// Proves that key and value belong together, see [`crate::layout::Frontend::sealed`].
         seal: u64,
     }
@@ -114,10 +117,7 @@ map_type! {
 /// Bits of [`Arrival::flags`].
 pub mod arrival_flag {
     /// It comes from the backend of a masqueraded flow.
-    pub const REPLY: u32 = 1;
-    /// The backend has an address of this node: the packet never leaves by a device, so the flow is kept up
-    /// when it arrives.
-    pub const STAYS: u32 = 2;
+    pub const REPLY: u16 = 1;
 }
 
 impl Arrival {
@@ -156,7 +156,7 @@ impl Arrival {
 map_type! {
     /// A flow between a client and a backend, under the tuple that its packets have inside the node: the client's
     /// address with a source port that may be ours, and the backend's address and port; [`Tuple::ordered`].
-    pub struct Flow [72] {
+    pub struct Flow [80] {
         /// The address the client asked for.
         vip: Address,
         /// The node's address that stands for the client towards the backend; all zero: the client's own.
@@ -171,10 +171,16 @@ map_type! {
         client_port: Port,
         /// Index into [`crate::layout::map::SERVICES`] when it began; for people.
         service: u32,
-        /// Bits of [`flow_state`]. Not sealed.
+        /// Bits of [`flow_state`], and from [`flow_state::TICK_SHIFT`] on the tick in which it was last seen. Not
+        /// sealed.
         state: u32,
         /// Bits of [`flow_flag`].
         flags: u32,
+        /// Its place in [`crate::layout::map::CLOSING`] if it stands there, else that in
+        /// [`crate::layout::map::NASCENT`]. Not sealed.
+        place: u32,
+        /// Zero.
+        reserved: u32,
         /// Proves that key and the rest belong together.
         seal: u64,
     }
@@ -200,6 +206,10 @@ pub mod flow_state {
     pub const RESET: u32 = 16;
     /// It stands in [`crate::layout::map::CLOSING`].
     pub const CLOSING: u32 = 32;
+    /// Where the tick begins.
+    pub const TICK_SHIFT: u32 = 16;
+    /// All bits in front of it.
+    pub const ALL: u32 = (1 << TICK_SHIFT) - 1;
 }
 
 impl Flow {

@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibLookup, bpf_sock, bpf_sock_tuple},
     helpers::generated::{
-        bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_sk_lookup_tcp,
-        bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns,
+        bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
     },
 };
 use core::{mem, ptr};
@@ -17,7 +17,7 @@ use proxy_common::{
     layout::{Arrival, Flow, PortRanges, Queued, Tuple, client_kind, protocol},
 };
 
-use super::{Work, filter, skb::Skb};
+use super::{Work, filter, rewrite::End, skb::Skb};
 use crate::maps::{ARRIVALS, CLOSING, DEVICES, FLOWS, NASCENT, ROUTE, TURNS, WORK};
 
 #[unsafe(no_mangle)]
@@ -50,12 +50,20 @@ pub struct FlowMaps;
 
 impl Flows for FlowMaps {
     type Place = *mut Flow;
+    type Entry = *mut Arrival;
 
     #[inline(always)]
-    fn arrival(&self, tuple: &Tuple) -> Option<Arrival> {
-        let value = ARRIVALS.get_ptr(tuple)?;
+    fn arrival(&self, tuple: &Tuple) -> Option<(Arrival, Self::Entry)> {
+        let entry = ARRIVALS.get_ptr_mut(tuple)?;
         // SAFETY: the verifier checked the pointer. The element may be reused while it is copied; the seal tells.
-        Some(unsafe { mem::transmute::<[u64; 5], Arrival>(words(value.cast())) })
+        Some((unsafe { mem::transmute::<[u64; 5], Arrival>(words(entry.cast_const().cast())) }, entry))
+    }
+
+    #[inline(always)]
+    fn stamp(&self, entry: Self::Entry, tick: u16) {
+        // SAFETY: the verifier checked the pointer. If the element is another arrival's by now, that one's flow is not
+        // looked at before the next tick, or news.
+        unsafe { ptr::write_volatile(&raw mut (*entry).noted, tick) };
     }
 
     #[inline(always)]
@@ -72,7 +80,7 @@ impl Flows for FlowMaps {
     fn flow(&self, key: &Tuple) -> Option<(Flow, Self::Place)> {
         let place = FLOWS.get_ptr_mut(key)?;
         // SAFETY: as in `arrival`.
-        Some((unsafe { mem::transmute::<[u64; 9], Flow>(words(place.cast_const().cast())) }, place))
+        Some((unsafe { mem::transmute::<[u64; 10], Flow>(words(place.cast_const().cast())) }, place))
     }
 
     #[inline(always)]
@@ -96,33 +104,61 @@ impl Flows for FlowMaps {
     }
 
     #[inline(always)]
-    fn watch_backend(&self, backend: &Address) {
-        filter::mark_backend(backend);
+    fn note_place(&self, flow: Self::Place, place: u32) {
+        // SAFETY: as in `touch`; a place that is not its own is none that a flow could give up.
+        unsafe { ptr::write_volatile(&raw mut (*flow).place, place) };
     }
 
     #[inline(always)]
-    fn enqueue(&self, queue: Queue, entry: &Queued) -> Option<Queued> {
-        let turns = TURNS.get_ptr_mut(queue as u32)?;
+    fn watch_backend(&self, backend: &Address, is_masqueraded: bool) {
+        filter::mark_backend(backend, End::Source);
+        if is_masqueraded {
+            filter::mark_backend(backend, End::Destination);
+        }
+    }
+
+    #[inline(always)]
+    fn turn(&self, queue: Queue) -> u32 {
+        let Some(turns) = TURNS.get_ptr_mut(queue as u32) else { return 0 };
         // SAFETY: the verifier checked the pointer; the cell is this CPU's own, and TC programs do not interrupt
-        // each other on one CPU. `QUEUE_LENGTH` is a static.
-        let (turn, length) = unsafe {
+        // each other on one CPU. `QUEUE_LENGTH` is a static. The helper takes nothing and returns a number.
+        unsafe {
             let turn = *turns;
             *turns = turn.wrapping_add(1);
-            (turn, ptr::read_volatile(&QUEUE_LENGTH))
-        };
-        // SAFETY: takes nothing, returns a number.
-        let cpu = unsafe { bpf_get_smp_processor_id() };
-        // A power of two.
-        let place = cpu * length + (turn & (length.wrapping_sub(1)));
+            let length = ptr::read_volatile(&QUEUE_LENGTH);
+            // A power of two.
+            bpf_get_smp_processor_id() * length + (turn & (length.wrapping_sub(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn take_place(&self, queue: Queue, place: u32, entry: &Queued) -> Option<Queued> {
         let place = match queue {
             Queue::Nascent => NASCENT.get_ptr_mut(place)?,
             Queue::Closing => CLOSING.get_ptr_mut(place)?,
         };
-        // SAFETY: the verifier checked the pointer; the place is this CPU's own.
+        // SAFETY: the verifier checked the pointer; the place is this CPU's own. Others only free it.
         unsafe {
             let previous = ptr::read(place);
             ptr::write(place, *entry);
             Some(previous)
+        }
+    }
+
+    #[inline(always)]
+    fn leave_place(&self, queue: Queue, place: u32, born: u64) {
+        let place = match queue {
+            Queue::Nascent => NASCENT.get_ptr_mut(place),
+            Queue::Closing => CLOSING.get_ptr_mut(place),
+        };
+        let Some(place) = place else { return };
+        // SAFETY: the verifier checked the pointer. The CPU whose place it is may give it to another flow in between:
+        // that one keeps its room until it is too old, and no longer.
+        unsafe {
+            let has = &raw mut (*place).born;
+            if ptr::read_volatile(has) == born {
+                ptr::write_volatile(has, 0);
+            }
         }
     }
 }
@@ -186,6 +222,14 @@ impl Client for Here<'_> {
 }
 
 impl Node for Here<'_> {
+    #[inline(always)]
+    fn tick(&self) -> u16 {
+        // SAFETY: takes nothing, returns a number; the verifier makes it a load (`do_misc_fixups` in
+        // `kernel/bpf/verifier.c`). A jiffy is 1 to 10 ms long, so this is 0.25 to 2.5 s.
+        let tick = unsafe { bpf_jiffies64() >> 8 } as u16;
+        if tick == 0 { 1 } else { tick }
+    }
+
     #[inline(always)]
     fn masquerade_address(&self, backend: &Address) -> Option<Address> {
         let index = route(self.skb, self.client, backend);

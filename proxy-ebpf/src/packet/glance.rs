@@ -8,6 +8,7 @@ use proxy_common::{address::Address, layout::protocol};
 use super::{
     filter,
     icmp::{ICMP, ICMPV6},
+    rewrite::End,
     skb::Skb,
     view::{IPV4, IPV6, link_header},
 };
@@ -22,7 +23,8 @@ pub fn is_foreign_arrival(skb: Skb) -> bool {
     }
 }
 
-/// Whether the packet is sound, and neither from a backend nor to one, nor lost on its way to a Service.
+/// Whether the packet is sound, and neither from a backend, nor to one under an address of the node, nor lost on its
+/// way to a Service.
 #[inline(always)]
 pub fn is_foreign_departure(skb: Skb, is_pod_side: bool) -> bool {
     let ends = match skb.protocol() {
@@ -33,8 +35,8 @@ pub fn is_foreign_departure(skb: Skb, is_pod_side: bool) -> bool {
     // What it quotes may concern us where its ends do not.
     ends.is_some_and(|ends| {
         !matches!(ends.protocol, ICMP | ICMPV6)
-            && !filter::is_backend(&ends.source)
-            && !filter::is_backend(&ends.destination)
+            && !filter::is_backend(&ends.source, End::Source)
+            && !filter::is_backend(&ends.destination, End::Destination)
             && (is_pod_side || !filter::is_in_service_cidr(&ends.destination))
     })
 }

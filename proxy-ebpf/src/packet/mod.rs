@@ -120,7 +120,9 @@ pub fn packet_egress(ctx: TcContext) -> i32 {
     if icmp::is_icmp(&work.view) && work.view.fragment != Fragment::Later {
         return icmp::translate(skb, work, End::Source);
     }
-    if !filter::is_backend(&work.view.tuple.source) && !filter::is_backend(&work.view.tuple.destination) {
+    if !filter::is_backend(&work.view.tuple.source, End::Source)
+        && !filter::is_backend(&work.view.tuple.destination, End::Destination)
+    {
         return PASS;
     }
     if work.view.fragment == Fragment::Later {

@@ -100,10 +100,7 @@ const fn old_address(view: &View, end: End) -> &Address {
 #[inline(always)]
 fn ports(view: &View, new: &Rewrite) -> (u32, u32) {
     let pair = |a: Port, b: Port| u32::from(a.wire()) | u32::from(b.wire()) << 16;
-    (
-        pair(view.tuple.source_port, view.tuple.destination_port),
-        pair(new.source_port, new.destination_port),
-    )
+    (pair(view.tuple.source_port, view.tuple.destination_port), pair(new.source_port, new.destination_port))
 }
 
 /// A word as the two halves that lie next to each other.

@@ -140,6 +140,8 @@ mod tests {
             service: 3,
             state,
             flags: if is_reversed { 0 } else { flow_flag::CLIENT_IS_SOURCE },
+            place: 0,
+            reserved: 0,
             seal: 0,
         };
         (key, flow.sealed(&key))

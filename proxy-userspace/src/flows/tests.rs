@@ -45,6 +45,8 @@ fn flow(protocol: u8, port: u16, backend: &str, masquerade: Option<&str>, state:
         service: 3,
         state,
         flags: if is_reversed { 0 } else { flow_flag::CLIENT_IS_SOURCE },
+        place: 0,
+        reserved: 0,
         seal: 0,
     };
     (key, flow.sealed(&key))
@@ -224,6 +226,7 @@ fn both_arrivals_lead_to_their_flow() {
             port,
             source_port,
             flags,
+            noted: 0,
             seal: 0,
         };
         let there = arrival(inside.destination, inside.destination_port, inside.source_port, 0);
@@ -260,6 +263,7 @@ fn an_arrival_of_another_flow_is_an_orphan_once_things_have_settled() {
         port: Port::new(8080),
         source_port: Port::new(5000),
         flags: 0,
+        noted: 0,
         seal: 0,
     };
     let later = Flow { born: 100 * SECOND, ..flow };

@@ -40,12 +40,14 @@ pub struct Memory {
     pub arrivals: RefCell<BTreeMap<Tuple, Arrival>>,
     /// The backends that are watched.
     pub watched: RefCell<BTreeSet<Address>>,
+    /// Those of them that are asked under an address of the node.
+    pub masqueraded: RefCell<BTreeSet<Address>>,
     /// On which CPU the program runs.
     pub cpu: Cell<usize>,
     /// How much fits.
     pub room: Room,
-    /// By queue, CPU and place.
-    places: RefCell<[Vec<Vec<Option<Queued>>>; 2]>,
+    /// By queue: the places of all CPUs.
+    places: RefCell<[Vec<Queued>; 2]>,
     /// By queue and CPU: how many places have been taken.
     turns: RefCell<[Vec<usize>; 2]>,
 }
@@ -54,12 +56,13 @@ impl Memory {
     /// Empty maps.
     #[must_use]
     pub fn new(room: Room) -> Self {
-        let queue = || vec![vec![None; room.places]; room.cpus];
+        let queue = || vec![FREE; room.places * room.cpus];
         let turns = || vec![0; room.cpus];
         Self {
             flows: RefCell::default(),
             arrivals: RefCell::default(),
             watched: RefCell::default(),
+            masqueraded: RefCell::default(),
             cpu: Cell::new(0),
             room,
             places: RefCell::new([queue(), queue()]),
@@ -71,15 +74,22 @@ impl Memory {
     #[must_use]
     pub fn stands_in(&self, queue: Queue, key: &Tuple, born: u64) -> bool {
         let entry = Queued { key: *key, born };
-        self.places.borrow()[queue as usize].iter().flatten().any(|place| *place == Some(entry))
+        self.places.borrow()[queue as usize].contains(&entry)
     }
 }
 
 impl Flows for Memory {
     type Place = Tuple;
+    type Entry = Tuple;
 
-    fn arrival(&self, tuple: &Tuple) -> Option<Arrival> {
-        self.arrivals.borrow().get(tuple).copied()
+    fn arrival(&self, tuple: &Tuple) -> Option<(Arrival, Tuple)> {
+        self.arrivals.borrow().get(tuple).map(|arrival| (*arrival, *tuple))
+    }
+
+    fn stamp(&self, entry: Tuple, tick: u16) {
+        if let Some(arrival) = self.arrivals.borrow_mut().get_mut(&entry) {
+            arrival.noted = tick;
+        }
     }
 
     fn put_arrival(&self, tuple: &Tuple, arrival: &Arrival, only_new: bool) -> Put {
@@ -108,28 +118,52 @@ impl Flows for Memory {
         }
     }
 
-    fn watch_backend(&self, backend: &Address) {
-        self.watched.borrow_mut().insert(*backend);
+    fn note_place(&self, flow: Tuple, place: u32) {
+        if let Some(flow) = self.flows.borrow_mut().get_mut(&flow) {
+            flow.place = place;
+        }
     }
 
-    fn enqueue(&self, queue: Queue, entry: &Queued) -> Option<Queued> {
-        let (queue, cpu) = (queue as usize, self.cpu.get());
-        let turn = &mut self.turns.borrow_mut()[queue][cpu];
-        let place = *turn % self.room.places;
+    fn watch_backend(&self, backend: &Address, is_masqueraded: bool) {
+        self.watched.borrow_mut().insert(*backend);
+        if is_masqueraded {
+            self.masqueraded.borrow_mut().insert(*backend);
+        }
+    }
+
+    fn turn(&self, queue: Queue) -> u32 {
+        let cpu = self.cpu.get();
+        let turn = &mut self.turns.borrow_mut()[queue as usize][cpu];
+        let place = cpu * self.room.places + *turn % self.room.places;
         *turn += 1;
-        let previous = self.places.borrow_mut()[queue][cpu][place].replace(*entry);
-        // A place nobody has taken is all zero.
-        let nothing = Tuple {
-            source: Address::ANY_V6,
-            destination: Address::ANY_V6,
-            source_port: Port::new(0),
-            destination_port: Port::new(0),
-            protocol: 0,
-            reserved: [0; 3],
-        };
-        Some(previous.unwrap_or(Queued { key: nothing, born: 0 }))
+        u32::try_from(place).expect("as many as a map has")
+    }
+
+    fn take_place(&self, queue: Queue, place: u32, entry: &Queued) -> Option<Queued> {
+        let place = &mut self.places.borrow_mut()[queue as usize][place as usize];
+        Some(std::mem::replace(place, *entry))
+    }
+
+    fn leave_place(&self, queue: Queue, place: u32, born: u64) {
+        let place = &mut self.places.borrow_mut()[queue as usize][place as usize];
+        if place.born == born {
+            place.born = 0;
+        }
     }
 }
+
+/// A place nobody has taken is all zero.
+const FREE: Queued = Queued {
+    key: Tuple {
+        source: Address::ANY_V6,
+        destination: Address::ANY_V6,
+        source_port: Port::new(0),
+        destination_port: Port::new(0),
+        protocol: 0,
+        reserved: [0; 3],
+    },
+    born: 0,
+};
 
 /// As `bpf_map_update_elem` does.
 fn put<V>(map: &mut BTreeMap<Tuple, V>, room: usize, only_new: bool, (key, value): (Tuple, V)) -> Put {
@@ -157,6 +191,8 @@ pub struct Node {
     pub sockets: RefCell<BTreeSet<Tuple>>,
     /// The time, nanoseconds.
     pub now: Cell<u64>,
+    /// The tick, if it does not follow from the time.
+    pub tick: Cell<Option<u16>>,
     draws: Cell<u64>,
 }
 
@@ -170,6 +206,7 @@ impl Node {
             ports: Cell::new(ports),
             sockets: RefCell::default(),
             now: Cell::new(1),
+            tick: Cell::new(None),
             draws: Cell::new(0),
         }
     }
@@ -184,6 +221,9 @@ impl Node {
         (bits >> 32) as u32
     }
 }
+
+/// Nanoseconds.
+const TICK: u64 = 1_000_000_000;
 
 /// A packet's way into a node.
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +256,12 @@ impl Client for Passage<'_> {
 }
 
 impl packet::Node for Passage<'_> {
+    fn tick(&self) -> u16 {
+        // A look at the clock that does not move it.
+        let seconds = || u16::try_from(self.node.now.get() / TICK % u64::from(u16::MAX)).expect("smaller");
+        self.node.tick.get().unwrap_or_else(|| seconds() + 1)
+    }
+
     fn masquerade_address(&self, backend: &Address) -> Option<Address> {
         self.node.masquerade.get().filter(|own| own.is_v4() == backend.is_v4())
     }

@@ -8,8 +8,8 @@ use proxy_common::{
 use proxy_userspace::plan::simulated_flows::Room;
 
 use crate::network::{
-    BALANCER, CLUSTER_IP, FIN, Fate, NODE, NODE_PORT, Network, PORT, RST, SYN, address, outside, pod, remote,
-    tuple,
+    BALANCER, CLUSTER_IP, FIN, Fate, NODE, NODE_PORT, Network, PORT, RST, SYN, SYN_ACK, address, outside,
+    pod, remote, tuple,
 };
 
 fn from_outside(port: u16) -> Tuple {
@@ -286,4 +286,39 @@ fn what_belongs_to_another_key_is_not_believed() {
     let (key, _) = flows.iter().find(|(_, flow)| flow.client_port == Port::new(5000)).copied().unwrap();
     network.memory.flows.borrow_mut().insert(key, foreign);
     assert_eq!(network.carry(seen.reversed(), Signals::NONE), Fate::Arrived(seen.reversed()), "left alone");
+}
+
+#[test]
+fn a_client_that_comes_directly_from_a_port_it_had_used_is_answered() {
+    let network = Network::roomy().with(&[pod(2)]);
+    let asked = from_outside(5000);
+    let seen = network.establish(asked);
+    assert_eq!(seen.source_port, asked.source_port, "the client's own port");
+    close(&network, asked, seen);
+    // The backend answers to the pod's own name; this flow is over, and gone.
+    assert_eq!(network.carry(seen, SYN), Fate::Arrived(seen));
+    assert_eq!(network.carry(seen.reversed(), SYN_ACK), Fate::Arrived(seen.reversed()));
+    assert_eq!(network.carry(seen, Signals::NONE), Fate::Arrived(seen));
+    assert_eq!(network.len(), (0, 0));
+    // One that is not over stays: an answer may come twice.
+    let seen = network.establish(asked);
+    network.answer(seen, asked, SYN_ACK);
+    network.check_alive(asked, seen);
+}
+
+#[test]
+fn an_established_flow_is_looked_at_once_a_tick() {
+    let network = Network::roomy().with(&[pod(2)]);
+    let asked = from_outside(5000);
+    let seen = network.establish(asked);
+    let last = || network.memory.flows.borrow().values().next().expect("a flow").seen;
+    let before = last();
+    network.ask(asked, Signals::NONE);
+    assert_eq!(last(), before, "the same second");
+    network.node.now.set(network.node.now.get() + 1_000_000_000);
+    network.ask(asked, Signals::NONE);
+    assert!(last() > before + 900_000_000, "the next");
+    let before = states(&network)[0];
+    network.ask(asked, FIN);
+    assert_ne!(states(&network)[0], before, "news");
 }

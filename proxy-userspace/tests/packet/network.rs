@@ -30,6 +30,7 @@ pub(crate) const FRONTENDS: [(&str, u16); 4] =
     [(CLUSTER_IP, PORT), (NODE, NODE_PORT), (BALANCER, PORT), (EXTERNAL, PORT)];
 
 pub(crate) const SYN: Signals = Signals(Signals::OPENS);
+pub(crate) const SYN_ACK: Signals = Signals(Signals::ANSWERS | Signals::CONFIRMS);
 pub(crate) const FIN: Signals = Signals(Signals::DONE | Signals::CONFIRMS);
 pub(crate) const RST: Signals = Signals(Signals::RESET);
 

@@ -34,9 +34,13 @@ impl Interrupted<'_> {
 
 impl Flows for Interrupted<'_> {
     type Place = Tuple;
+    type Entry = Tuple;
 
-    fn arrival(&self, tuple: &Tuple) -> Option<Arrival> {
+    fn arrival(&self, tuple: &Tuple) -> Option<(Arrival, Tuple)> {
         self.memory().arrival(tuple)
+    }
+    fn stamp(&self, entry: Tuple, tick: u16) {
+        self.memory().stamp(entry, tick);
     }
     fn put_arrival(&self, tuple: &Tuple, arrival: &Arrival, only_new: bool) -> Put {
         self.memory().put_arrival(tuple, arrival, only_new)
@@ -56,11 +60,20 @@ impl Flows for Interrupted<'_> {
     fn touch(&self, place: Tuple, seen: u64, state: u32) {
         self.memory().touch(place, seen, state);
     }
-    fn watch_backend(&self, backend: &Address) {
-        self.memory().watch_backend(backend);
+    fn watch_backend(&self, backend: &Address, is_masqueraded: bool) {
+        self.memory().watch_backend(backend, is_masqueraded);
     }
-    fn enqueue(&self, queue: Queue, entry: &Queued) -> Option<Queued> {
-        self.memory().enqueue(queue, entry)
+    fn turn(&self, queue: Queue) -> u32 {
+        self.memory().turn(queue)
+    }
+    fn take_place(&self, queue: Queue, place: u32, entry: &Queued) -> Option<Queued> {
+        self.memory().take_place(queue, place, entry)
+    }
+    fn note_place(&self, flow: Tuple, place: u32) {
+        self.memory().note_place(flow, place);
+    }
+    fn leave_place(&self, queue: Queue, place: u32, born: u64) {
+        self.memory().leave_place(queue, place, born);
     }
 }
 

@@ -42,6 +42,8 @@ fn write(stage: &Stage, port: u16, state: u32, idle: u64) -> Result<()> {
         service: 0,
         state,
         flags: if is_reversed { 0 } else { flow_flag::CLIENT_IS_SOURCE },
+        place: 0,
+        reserved: 0,
         seal: 0,
     };
     Ok(flows.insert(key, flow.sealed(&key), 0)?)

@@ -59,7 +59,7 @@ impl Maps {
 fn arrivals(key: &Tuple, flow: &Flow) -> Vec<(Tuple, Arrival)> {
     let inside = flow.inside(key);
     let arrival = |address, port, source_port, flags, tuple| {
-        let arrival = Arrival { address, born: flow.born, port, source_port, flags, seal: 0 };
+        let arrival = Arrival { address, born: flow.born, port, source_port, flags, noted: 0, seal: 0 };
         (tuple, arrival.sealed(&tuple))
     };
     let there = arrival(inside.destination, inside.destination_port, inside.source_port, 0, flow.asked(key));
@@ -100,6 +100,8 @@ fn flow(number: u32, protocol: u8, is_masqueraded: bool, state: u32, seen: u64) 
         service: 1,
         state,
         flags: if is_reversed { 0 } else { flow_flag::CLIENT_IS_SOURCE },
+        place: 0,
+        reserved: 0,
         seal: 0,
     };
     (key, flow.sealed(&key))

@@ -46,9 +46,8 @@ fn packets(stand: &Stand, family: Family) -> Result<Vec<(Kind, Way, Packet, Ours
             let names = open(stand, kind, &first, service)?;
             for step in names.steps() {
                 let packet = first.with_ends(step.before.0, step.before.1);
-                // Where nothing comes in for a VIP nobody looks further.
-                let is_seen = step.way == Way::Egress || step.before != step.after;
-                let ours = if is_seen { Ours::Malformed } else { Ours::Foreign };
+                // Where there is nothing to translate nobody looks further.
+                let ours = if step.before == step.after { Ours::Foreign } else { Ours::Malformed };
                 packets.push((kind, step.way, packet.clone(), ours));
                 packets.push((kind, step.way, Packet { tags: 1, ..packet.clone() }, ours));
                 let dressed = if family == Family::V4 {

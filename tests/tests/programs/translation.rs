@@ -25,7 +25,8 @@ fn bodies(protocol: Protocol) -> Vec<Body> {
     let tcp = |flags, payload| Body::Tcp { flags, sequence: 77, acknowledgement: 99, payload };
     match protocol {
         Protocol::Tcp => {
-            let all = [flag::ACK, flag::ACK | flag::FIN, flag::ACK | flag::SYN];
+            // In this order: what answers after both are done begins another connection.
+            let all = [flag::ACK | flag::SYN, flag::ACK, flag::ACK | flag::FIN];
             let flags = all.map(|flags| tcp(flags, fill(11)));
             lengths.map(|length| tcp(flag::ACK, fill(length))).into_iter().chain(flags).collect()
         }

@@ -140,8 +140,8 @@ fn a_port_that_is_used_again_belongs_to_the_new_connection() -> Result<()> {
                 let end = |address: proxy_common::address::Address, port: proxy_common::address::Port| {
                     SocketAddr::new(address.to_ip(), port.number())
                 };
-                let from = end(inside.source, inside.source_port);
-                let reset = Packet::tcp(from, end(inside.destination, inside.destination_port), flag::RST);
+                let from = end(inside.destination, inside.destination_port);
+                let reset = Packet::tcp(from, end(inside.source, inside.source_port), flag::RST);
                 twin.run(stand, WORLD, Way::Egress, &reset.frame(WORLD.link)?)?;
                 twin.compare(stand)?;
                 assert_eq!(stand.flows()?.len(), if family == Family::V4 { 1 } else { 2 });

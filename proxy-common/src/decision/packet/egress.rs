@@ -1,9 +1,9 @@
-//! Where a packet goes out: its source is translated.
+//! Where a packet goes out: its source is translated, and what a backend says about its flow is noted.
 
-use super::{Desk, Flows, Node, Rewrite, Signals, Verdict, state};
-use crate::layout::{Flow, Tuple};
+use super::{Desk, Flows, Node, Rewrite, Signals, Verdict, remove_other, state};
+use crate::layout::{Flow, Tuple, flow_state};
 
-/// Decides about a packet that leaves by a device, and notes what it says about its flow.
+/// Decides about a packet that leaves by a device, and notes what a backend's packet says about its flow.
 #[inline(always)]
 pub fn egress<F: Flows>(
     flows: &F,
@@ -18,11 +18,28 @@ pub fn egress<F: Flows>(
     }
     desk.flow = flow;
     let from_client = desk.flow.client_is_source() != is_reversed;
-    state::note(flows, desk, node.now(), place, (from_client, signals));
+    if !from_client {
+        if signals.has(Signals::ANSWERS) && is_over(&desk.flow) {
+            // It answers to a connection that no Service has to do with: the client has gone to the backend directly,
+            // from the very port that it had used.
+            desk.other = desk.flow;
+            desk.other_key = desk.key;
+            remove_other(flows, desk);
+            return Verdict::Pass;
+        }
+        state::note(flows, node, desk, place, (false, signals));
+    }
     match translated(&desk.flow, tuple, from_client) {
         Some(rewrite) => Verdict::Rewrite(rewrite),
         None => Verdict::Pass,
     }
+}
+
+/// Whether both sides had been there, and are done.
+#[inline(always)]
+const fn is_over(flow: &Flow) -> bool {
+    const OVER: u32 = flow_state::ESTABLISHED | flow_state::CLOSING;
+    flow.state & OVER == OVER
 }
 
 /// What a packet with this tuple would become, without a note of it: for the headers that ICMP errors quote.

@@ -1,4 +1,4 @@
-//! Where a packet comes in: its destination is translated.
+//! Where a packet comes in: its destination is translated, and what a client says about its flow is noted.
 
 use super::{Desk, Flows, Node, Queue, Rewrite, Signals, Verdict, enqueue, opening, remove_other, state};
 use crate::{
@@ -6,10 +6,10 @@ use crate::{
         Destination, Tables,
         frontend::{self, OnTheWire},
     },
-    layout::{Arrival, Counter, Tuple, arrival_flag, flow_state},
+    layout::{Arrival, Counter, Tuple, arrival_flag, flow_state, protocol},
 };
 
-/// Decides about a packet that comes in by a device.
+/// Decides about a packet that comes in by a device, and notes what a client's packet says about its flow.
 ///
 /// A packet in the middle of a flow that we do not know passes: it may belong to a connection that kube-proxy's
 /// conntrack still translates, from before we were here.
@@ -21,12 +21,25 @@ pub fn ingress<F: Flows>(
     desk: &mut Desk,
     (tuple, signals): (&Tuple, Signals),
 ) -> Verdict {
-    if let Some(arrival) = known(flows, tuple)
-        // Else it is over, or its other half is gone: it begins anew.
-        && (!needs_flow(&arrival, tuple, signals)
-            || is_going_on(flows, node, desk, &arrival, &(tuple, signals)))
-    {
-        return Verdict::Rewrite(rewrite(&arrival));
+    if let Some((arrival, entry)) = known(flows, tuple) {
+        let tick = node.tick();
+        if says_nothing(&arrival, tuple.protocol, signals, tick) {
+            return Verdict::Rewrite(rewrite(&arrival));
+        }
+        match look(flows, node, desk, &arrival, &(tuple, signals)) {
+            // Its other half is gone, or it is over: if anything, the packet begins another one.
+            Found::Nothing => {}
+            Found::Young => {
+                if arrival.noted != 0 {
+                    flows.stamp(entry, 0);
+                }
+                return Verdict::Rewrite(rewrite(&arrival));
+            }
+            Found::Settled => {
+                flows.stamp(entry, tick);
+                return Verdict::Rewrite(rewrite(&arrival));
+            }
+        }
     }
     if !signals.has(Signals::OPENS) {
         return Verdict::Pass;
@@ -34,21 +47,45 @@ pub fn ingress<F: Flows>(
     desk.asked = *tuple;
     begin(tables, flows, node, desk);
     if matches!(desk.verdict, Verdict::Open(_)) {
-        enqueue(flows, desk, Queue::Nascent);
+        let place = desk.flow.place;
+        enqueue(flows, desk, Queue::Nascent, place);
     }
     desk.verdict
 }
 
-/// Whether the flow that a client's packet belongs to is there. One that is over is removed when the packet opens
-/// another: the client uses its port again.
+/// Whether the flow need not be looked at: answers are noted where they leave; and of a client's packets in the
+/// middle of an established flow one each tick will do.
+#[inline(always)]
+const fn says_nothing(arrival: &Arrival, protocol: u8, signals: Signals, tick: u16) -> bool {
+    const NEWS: u32 = Signals::DONE | Signals::RESET;
+    arrival.flags & arrival_flag::REPLY != 0
+        || arrival.noted == tick
+            && !signals.has(NEWS)
+            && (!signals.has(Signals::OPENS) || protocol == protocol::UDP)
+}
+
+/// What was found of a client's flow.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Found {
+    /// None that goes on.
+    Nothing = 0,
+    /// Each of its packets may say something about it.
+    Young = 1,
+    /// It is established.
+    Settled = 2,
+}
+
+/// Looks at the flow that a client's packet belongs to, and notes that it passed. One that is over is removed when the
+/// packet opens another: the client uses its port again.
 #[inline(never)]
-fn is_going_on<F: Flows>(
+fn look<F: Flows>(
     flows: &F,
     node: &impl Node,
     desk: &mut Desk,
     arrival: &Arrival,
     packet: &(&Tuple, Signals),
-) -> bool {
+) -> Found {
     let (tuple, signals) = *packet;
     desk.tuple.source = tuple.source;
     desk.tuple.destination = arrival.address;
@@ -56,21 +93,23 @@ fn is_going_on<F: Flows>(
     desk.tuple.destination_port = arrival.port;
     desk.tuple.protocol = tuple.protocol;
     desk.tuple.order_into(&mut desk.key);
-    let Some((flow, place)) = flows.flow(&desk.key) else { return false };
+    let Some((flow, place)) = flows.flow(&desk.key) else { return Found::Nothing };
     if !flow.belongs_to(&desk.key) || flow.born != arrival.born {
-        return false;
+        return Found::Nothing;
     }
     desk.flow = flow;
     if signals.has(Signals::OPENS) && desk.flow.state & flow_state::CLOSING != 0 {
         desk.other = desk.flow;
         desk.other_key = desk.key;
         remove_other(flows, desk);
-        return false;
+        return Found::Nothing;
     }
-    if arrival.flags & arrival_flag::STAYS != 0 {
-        state::note(flows, desk, node.now(), place, (true, signals));
+    let state = state::note(flows, node, desk, place, (true, signals));
+    if state & (flow_state::ESTABLISHED | flow_state::CLOSING) == flow_state::ESTABLISHED {
+        Found::Settled
+    } else {
+        Found::Young
     }
-    true
 }
 
 /// Opens a flow for what was asked, if a Service has it.
@@ -95,25 +134,16 @@ fn begin<F: Flows>(tables: &impl Tables, flows: &F, node: &impl Node, desk: &mut
 /// What a packet with this tuple would become, without any effect: for the headers that ICMP errors quote.
 #[inline(always)]
 pub fn arriving<F: Flows>(flows: &F, tuple: &Tuple) -> Option<Rewrite> {
-    known(flows, tuple).map(|arrival| rewrite(&arrival))
+    known(flows, tuple).map(|(arrival, _)| rewrite(&arrival))
 }
 
 #[inline(always)]
-fn known<F: Flows>(flows: &F, tuple: &Tuple) -> Option<Arrival> {
-    let arrival = flows.arrival(tuple)?;
-    if arrival.belongs_to(tuple) { Some(arrival) } else { None }
+fn known<F: Flows>(flows: &F, tuple: &Tuple) -> Option<(Arrival, F::Entry)> {
+    let (arrival, entry) = flows.arrival(tuple)?;
+    if arrival.belongs_to(tuple) { Some((arrival, entry)) } else { None }
 }
 
 #[inline(always)]
 const fn rewrite(arrival: &Arrival) -> Rewrite {
     Rewrite { address: arrival.address, source_port: arrival.source_port, destination_port: arrival.port }
-}
-
-/// Whether the flow itself must be looked at: when the packet could begin another one (for UDP, which any packet
-/// could, the arrival is enough), and when it will not pass a device on its way out.
-#[inline(always)]
-const fn needs_flow(arrival: &Arrival, tuple: &Tuple, signals: Signals) -> bool {
-    arrival.flags & arrival_flag::REPLY == 0
-        && (arrival.flags & arrival_flag::STAYS != 0
-            || signals.has(Signals::OPENS) && tuple.protocol != crate::layout::protocol::UDP)
 }

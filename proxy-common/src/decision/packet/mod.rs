@@ -38,11 +38,15 @@ use crate::{
 pub trait Flows {
     /// Where a flow that was found lies, to write to it without a second look-up.
     type Place: Copy;
+    /// The same for an arrival.
+    type Entry: Copy;
 
     /// What to do with a packet that arrives, as read: the caller checks the seal.
-    fn arrival(&self, tuple: &Tuple) -> Option<Arrival>;
+    fn arrival(&self, tuple: &Tuple) -> Option<(Arrival, Self::Entry)>;
     /// Writes that; over what there is, unless `only_new`.
     fn put_arrival(&self, tuple: &Tuple, arrival: &Arrival, only_new: bool) -> Put;
+    /// Writes in which tick the flow was looked at.
+    fn stamp(&self, entry: Self::Entry, tick: u16);
     /// Deletes it.
     fn remove_arrival(&self, tuple: &Tuple);
     /// The flow of an ordered tuple, as read: the caller checks the seal.
@@ -53,10 +57,16 @@ pub trait Flows {
     fn remove_flow(&self, key: &Tuple);
     /// Writes when the flow was last seen, and its state.
     fn touch(&self, place: Self::Place, seen: u64, state: u32);
-    /// Says that packets from and to this backend must be looked at.
-    fn watch_backend(&self, backend: &Address);
-    /// Takes the next place in a queue; returns who had it.
-    fn enqueue(&self, queue: Queue, entry: &Queued) -> Option<Queued>;
+    /// Writes which place in a queue the flow has.
+    fn note_place(&self, flow: Self::Place, place: u32);
+    /// Says that packets from this backend must be looked at, and those to it if the client's address is not theirs.
+    fn watch_backend(&self, backend: &Address, is_masqueraded: bool);
+    /// Whose turn it is: the next place in a queue.
+    fn turn(&self, queue: Queue) -> u32;
+    /// Takes a place; returns who had it.
+    fn take_place(&self, queue: Queue, place: u32, entry: &Queued) -> Option<Queued>;
+    /// Gives a place up again, if the flow that was born then still has it.
+    fn leave_place(&self, queue: Queue, place: u32, born: u64);
 }
 
 /// What became of a write.
@@ -81,6 +91,8 @@ pub enum Queue {
 
 /// The node a packet passes, and the side it came from.
 pub trait Node: Client {
+    /// A number that changes every second or so, and is not 0: a clock to be read with each packet.
+    fn tick(&self) -> u16;
     /// Under which address the node talks to a backend; `None` if there is no route, or no address of the family.
     fn masquerade_address(&self, backend: &Address) -> Option<Address>;
     /// A source port for a masqueraded flow, drawn at random; `None` if there are none at all.
@@ -104,6 +116,8 @@ impl Signals {
     pub const RESET: u32 = 4;
     /// It takes two to get so far: what follows a handshake's first packet, and any UDP datagram.
     pub const CONFIRMS: u32 = 8;
+    /// It answers a packet that opens a flow: TCP SYN with ACK, SCTP INIT-ACK.
+    pub const ANSWERS: u32 = 16;
     /// A UDP datagram.
     pub const UDP: Self = Self(Self::OPENS | Self::CONFIRMS);
 
@@ -118,7 +132,11 @@ impl Signals {
     #[inline(always)]
     #[must_use]
     pub const fn tcp(flags: u8) -> Self {
-        let opens = if flags & 0x12 == 0x02 { Self::OPENS } else { Self::CONFIRMS };
+        let opens = match flags & 0x12 {
+            0x02 => Self::OPENS,
+            0x12 => Self::ANSWERS | Self::CONFIRMS,
+            _ => Self::CONFIRMS,
+        };
         let done = if flags & 0x01 != 0 { Self::DONE } else { 0 };
         let reset = if flags & 0x04 != 0 { Self::RESET } else { 0 };
         Self(opens | done | reset)
@@ -130,6 +148,7 @@ impl Signals {
     pub const fn sctp(chunk: u8) -> Self {
         Self(match chunk {
             1 => Self::OPENS,
+            2 => Self::ANSWERS | Self::CONFIRMS,
             6 => Self::RESET,
             8 | 14 => Self::DONE | Self::CONFIRMS,
             _ => Self::CONFIRMS,
@@ -209,24 +228,32 @@ pub fn remove<F: Flows>(flows: &F, key: &Tuple, flow: &Flow) {
 
 #[inline(always)]
 fn remove_arrival<F: Flows>(flows: &F, tuple: &Tuple, born: u64) {
-    if let Some(arrival) = flows.arrival(tuple)
+    if let Some((arrival, _)) = flows.arrival(tuple)
         && arrival.born == born
     {
         flows.remove_arrival(tuple);
     }
 }
 
-/// Puts the flow on the desk into a queue, and removes the one whose place it takes if that one may still go.
+/// Gives the flow on the desk a place in a queue, and removes the one that had it if that one may still go.
+#[inline(always)]
+fn enqueue<F: Flows>(flows: &F, desk: &mut Desk, queue: Queue, place: u32) {
+    if takes_anothers(flows, desk, queue, place) {
+        remove_other(flows, desk);
+    }
+}
+
+/// Takes the place, and puts on the desk who had it; whether that one may go.
 #[inline(never)]
-fn enqueue<F: Flows>(flows: &F, desk: &mut Desk, queue: Queue) {
+fn takes_anothers<F: Flows>(flows: &F, desk: &mut Desk, queue: Queue, place: u32) -> bool {
     desk.queued.key = desk.key;
     desk.queued.born = desk.flow.born;
-    let Some(previous) = flows.enqueue(queue, &desk.queued) else { return };
+    let Some(previous) = flows.take_place(queue, place, &desk.queued) else { return false };
     if previous.born == 0 {
-        return;
+        return false;
     }
     desk.other_key = previous.key;
-    let Some((flow, _)) = flows.flow(&desk.other_key) else { return };
+    let Some((flow, _)) = flows.flow(&desk.other_key) else { return false };
     const ESTABLISHED: u32 = flow_state::ESTABLISHED;
     const CLOSING: u32 = flow_state::CLOSING;
     let may_go = match queue {
@@ -235,13 +262,15 @@ fn enqueue<F: Flows>(flows: &F, desk: &mut Desk, queue: Queue) {
         // One that goes on after all does so unconfirmed if it has missed its turn among the nascent.
         Queue::Closing => flow.state & (ESTABLISHED | CLOSING) != ESTABLISHED,
     };
-    if flow.born == previous.born && flow.belongs_to(&desk.other_key) && may_go {
-        desk.other = flow;
-        remove_other(flows, desk);
+    if flow.born != previous.born || !flow.belongs_to(&desk.other_key) || !may_go {
+        return false;
     }
+    desk.other = flow;
+    true
 }
 
-/// Deletes the flow that lies on the desk as the other one.
+/// Deletes the flow that lies on the desk as the other one, and gives up its place in a queue: who takes that next has
+/// nobody to look for.
 #[inline(never)]
 fn remove_other<F: Flows>(flows: &F, desk: &mut Desk) {
     if desk.other.client_is_source() {
@@ -259,4 +288,6 @@ fn remove_other<F: Flows>(flows: &F, desk: &mut Desk) {
         remove_arrival(flows, &desk.other_answer, desk.other.born);
     }
     flows.remove_flow(&desk.other_key);
+    let queue = if desk.other.state & flow_state::CLOSING != 0 { Queue::Closing } else { Queue::Nascent };
+    flows.leave_place(queue, desk.other.place, desk.other.born);
 }

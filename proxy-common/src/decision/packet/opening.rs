@@ -1,6 +1,6 @@
 //! A new flow: its backend and its names.
 
-use super::{Desk, Flows, Node, Put, Rewrite, Verdict, remove_other};
+use super::{Desk, Flows, Node, Put, Queue, Rewrite, Verdict, remove_other};
 use crate::{
     address::{Address, Port},
     decision::{Outcome, Tables, choice},
@@ -14,6 +14,7 @@ pub const PROBES: u32 = 32;
 #[inline(always)]
 pub fn open<F: Flows>(tables: &impl Tables, flows: &F, node: &impl Node, desk: &mut Desk) {
     if choose(tables, node, desk) {
+        desk.flow.place = flows.turn(Queue::Nascent);
         name(flows, node, desk);
     }
 }
@@ -55,9 +56,9 @@ fn choose(tables: &impl Tables, node: &impl Node, desk: &mut Desk) -> bool {
     desk.flow.vip_port = desk.asked.destination_port;
     desk.flow.client_port = desk.asked.source_port;
     desk.flow.seen = now;
+    desk.flow.reserved = 0;
     desk.flow.service = desk.frontend.service;
     desk.flow.state = 0;
-    desk.arrival.flags = if tables.is_node_address(&desk.backend.address) { arrival_flag::STAYS } else { 0 };
     true
 }
 
@@ -180,7 +181,7 @@ fn take<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk, port: Port) -> T
             }
         }
     }
-    let stays = desk.arrival.flags;
+    desk.arrival.noted = 0;
     if desk.flow.is_masqueraded() {
         desk.arrival.address = desk.asked.source;
         desk.arrival.born = desk.flow.born;
@@ -194,17 +195,16 @@ fn take<F: Flows>(flows: &F, node: &impl Node, desk: &mut Desk, port: Port) -> T
             flows.put_arrival(&desk.answer, &desk.arrival, true)
         };
         if put != Put::Done {
-            desk.arrival.flags = stays;
             flows.remove_flow(&desk.key);
             return if put == Put::Full { Taking::Full } else { Taking::Other };
         }
     }
-    flows.watch_backend(&desk.backend.address);
+    flows.watch_backend(&desk.backend.address, desk.flow.is_masqueraded());
     desk.arrival.address = desk.backend.address;
     desk.arrival.born = desk.flow.born;
     desk.arrival.port = desk.backend.port;
     desk.arrival.source_port = port;
-    desk.arrival.flags = stays;
+    desk.arrival.flags = 0;
     desk.arrival.seal_for(&desk.asked);
     if flows.put_arrival(&desk.asked, &desk.arrival, false) != Put::Done {
         if desk.flow.is_masqueraded() {

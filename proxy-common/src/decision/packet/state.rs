@@ -1,10 +1,7 @@
 //! What a packet says about its flow.
 
-use super::{Desk, Flows, Queue, Signals, enqueue};
+use super::{Desk, Flows, Node, Queue, Signals, enqueue};
 use crate::layout::flow_state;
-
-/// How exact [`crate::layout::Flow::seen`] is, nanoseconds: writing it with each packet would make CPUs fight over the line.
-const EXACTNESS: u64 = 1_000_000_000;
 
 /// The state after a packet.
 ///
@@ -40,21 +37,31 @@ pub const fn next(state: u32, from_client: bool, signals: Signals) -> u32 {
     next
 }
 
-/// Notes that a packet of the flow on the desk passed.
+/// Notes that a packet of the flow on the desk passed; returns the state that it is in then.
+///
+/// Writes once a tick unless there is news: with a write for each packet, CPUs would fight over the line.
 #[inline(always)]
 pub fn note<F: Flows>(
     flows: &F,
+    node: &impl Node,
     desk: &mut Desk,
-    now: u64,
     place: F::Place,
     (from_client, signals): (bool, Signals),
-) {
-    let (before, seen) = (desk.flow.state, desk.flow.seen);
-    let state = next(before, from_client, signals);
-    if state != before || now.wrapping_sub(seen) > EXACTNESS {
-        flows.touch(place, now, state);
+) -> u32 {
+    let before = desk.flow.state;
+    let state = next(before & flow_state::ALL, from_client, signals);
+    let noted = state | (node.tick() as u32) << flow_state::TICK_SHIFT;
+    if noted == before {
+        return state;
+    }
+    flows.touch(place, node.now(), noted);
+    if state & !before & flow_state::ESTABLISHED != 0 {
+        flows.leave_place(Queue::Nascent, desk.flow.place, desk.flow.born);
     }
     if state & !before & flow_state::CLOSING != 0 {
-        enqueue(flows, desk, Queue::Closing);
+        let turn = flows.turn(Queue::Closing);
+        flows.note_place(place, turn);
+        enqueue(flows, desk, Queue::Closing, turn);
     }
+    state
 }

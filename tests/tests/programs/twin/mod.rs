@@ -14,8 +14,9 @@ use kubeshunt_tests::test_run::{Ran, Sum};
 use proxy_common::address::{Address, Port};
 use proxy_common::decision::frontend::is_cluster_ip;
 use proxy_common::decision::packet::{Desk, Rewrite, Verdict, egress, ingress};
-use proxy_common::layout::{Arrival, Flow, PortRanges, Tuple};
+use proxy_common::layout::{Arrival, Flow, PortRanges, Tuple, flow_state};
 use proxy_userspace::cluster::model::Family;
+use proxy_userspace::flows::orphan::key_of;
 use proxy_userspace::host::devices::Side;
 use proxy_userspace::plan::simulated::Maps;
 use proxy_userspace::plan::simulated_flows::{Memory, Node, Passage, Room};
@@ -62,6 +63,12 @@ impl Twin {
             return Ok(None);
         }
         let ran = stand.run(kind, way, frame, Sum::Unknown)?;
+        if let Frame::Ip(mut reading) = reading
+            && reading::has_ports(&reading)
+            && reading::transport(frame, &mut reading)
+        {
+            self.follow(stand, way, &reading.tuple)?;
+        }
         let fate = self.fate(kind, way, frame, reading, &ran.packet);
         let name = match &fate {
             Fate::Pass(name) | Fate::Rewrite(name, ..) => name,
@@ -74,10 +81,24 @@ impl Twin {
         Ok(Some(ran))
     }
 
+    /// Has the twin's clock show what the kernel's did: the tick that the packet has left with its flow.
+    fn follow(&self, stand: &Stand, way: Way, tuple: &Tuple) -> Result<()> {
+        let key = match way {
+            Way::Egress => Some(tuple.ordered().0),
+            Way::Ingress => self.memory.arrivals.borrow().get(tuple).map(|arrival| key_of(tuple, arrival)),
+        };
+        let Some(flow) = key.map(|key| stand.flow(&key)).transpose()?.flatten() else { return Ok(()) };
+        let tick = u16::try_from(flow.state >> flow_state::TICK_SHIFT)?;
+        if tick != 0 {
+            self.node.tick.set(Some(tick));
+        }
+        Ok(())
+    }
+
     /// Both know the same flows, under the same names, in the same states.
     pub(crate) fn compare(&self, stand: &Stand) -> Result<()> {
         let flows = |flows: BTreeMap<Tuple, Flow>| -> BTreeMap<Tuple, Flow> {
-            let plain = |flow| Flow { born: 0, seen: 0, seal: 0, ..flow };
+            let plain = |flow| Flow { born: 0, seen: 0, place: 0, seal: 0, ..flow };
             flows.into_iter().map(|(key, flow)| (key, plain(flow))).collect()
         };
         let arrivals = |arrivals: BTreeMap<Tuple, Arrival>| -> BTreeMap<Tuple, Arrival> {

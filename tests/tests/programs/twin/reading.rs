@@ -99,6 +99,7 @@ fn tcp(flags: u8) -> Signals {
     let bit = |is: bool, bit: u32| if is { bit } else { 0 };
     Signals(
         if syn != 0 && ack == 0 { Signals::OPENS } else { Signals::CONFIRMS }
+            | bit(syn != 0 && ack != 0, Signals::ANSWERS)
             | bit(fin != 0, Signals::DONE)
             | bit(rst != 0, Signals::RESET),
     )
@@ -107,6 +108,7 @@ fn tcp(flags: u8) -> Signals {
 fn sctp(chunk: u8) -> Signals {
     Signals(match chunk {
         1 => Signals::OPENS,
+        2 => Signals::ANSWERS | Signals::CONFIRMS,
         6 => Signals::RESET,
         8 | 14 => Signals::DONE | Signals::CONFIRMS,
         _ => Signals::CONFIRMS,
