@@ -106,8 +106,10 @@ map_type! {
         source_port: Port,
         /// Bits of [`arrival_flag`].
         flags: u16,
-        /// The tick in which the flow was last looked at on behalf of the client; 0 as long as each packet may say
-        /// something new about it. Not sealed.
+        /// Of a client's: the tick in which the flow was last looked at on its behalf, 0 as long as each packet may say
+        /// something new about it. Of a [`arrival_flag::REPLY`]: not 0 once a packet has left to which it would be the
+        /// answer; before that the name is only taken, or somebody else's. Not sealed: written by itself, and true too
+        /// soon it does little harm.
         noted: u16,
         /// Proves that key and value belong together, see [`crate::layout::Frontend::sealed`].
         seal: u64,
@@ -206,6 +208,8 @@ pub mod flow_state {
     pub const RESET: u32 = 16;
     /// It stands in [`crate::layout::map::CLOSING`].
     pub const CLOSING: u32 = 32;
+    /// A packet of the client's has left under the node's address: the answer's [`super::Arrival::noted`] is set.
+    pub const LEFT: u32 = 64;
     /// Where the tick begins.
     pub const TICK_SHIFT: u32 = 16;
     /// All bits in front of it.

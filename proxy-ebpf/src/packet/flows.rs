@@ -72,6 +72,20 @@ impl Flows for FlowMaps {
     }
 
     #[inline(always)]
+    fn use_arrival(&self, tuple: &Tuple, born: u64) -> bool {
+        let Some(arrival) = ARRIVALS.get_ptr_mut(tuple) else { return false };
+        // SAFETY: the verifier checked the pointer. If the element becomes another flow's before this is written, that
+        // one's is in use too soon, as it would be in a moment.
+        unsafe {
+            if ptr::read_volatile(&raw const (*arrival).born) != born {
+                return false;
+            }
+            ptr::write_volatile(&raw mut (*arrival).noted, 1);
+        }
+        true
+    }
+
+    #[inline(always)]
     fn remove_arrival(&self, tuple: &Tuple) {
         let _ = ARRIVALS.remove(tuple);
     }

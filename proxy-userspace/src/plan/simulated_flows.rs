@@ -96,6 +96,15 @@ impl Flows for Memory {
         put(&mut self.arrivals.borrow_mut(), self.room.arrivals, only_new, (*tuple, *arrival))
     }
 
+    fn use_arrival(&self, tuple: &Tuple, born: u64) -> bool {
+        let mut arrivals = self.arrivals.borrow_mut();
+        let Some(arrival) = arrivals.get_mut(tuple).filter(|arrival| arrival.born == born) else {
+            return false;
+        };
+        arrival.noted = 1;
+        true
+    }
+
     fn remove_arrival(&self, tuple: &Tuple) {
         self.arrivals.borrow_mut().remove(tuple);
     }

@@ -116,6 +116,37 @@ fn connections_of_the_nodes_own_keep_their_ports() {
 }
 
 #[test]
+fn an_answer_to_a_name_that_netfilter_has_given_is_left_to_netfilter() {
+    // Which masquerades what the kernel forwards, before we see it, and may draw a port that a flow of ours has drawn.
+    let network = Network::roomy().with(&[remote(1)]);
+    for protocol in [protocol::TCP, protocol::UDP] {
+        let asked = tuple(outside(1), 5000, (NODE, NODE_PORT), protocol);
+        let inside = network.come_in(asked, SYN);
+        let answer = Tuple { destination: address(NODE), ..inside.reversed() };
+        assert_eq!(network.carry(answer, Signals::NONE), Fate::Arrived(answer));
+        // What left under that name after all is answered.
+        let seen = network.ask(asked, SYN);
+        assert_eq!(seen, answer.reversed());
+        network.answer(seen, asked, Signals::NONE);
+        network.check_alive(asked, seen);
+    }
+    network.check_consistent();
+}
+
+#[test]
+fn a_name_that_is_not_in_use_yet_is_taken() {
+    let network = Network::roomy().with(&[remote(1)]);
+    network.node.ports.set(PortRanges::new((20_000, 2), (0, 0)));
+    let asked = [1, 2].map(|client| tuple(outside(client), 5000, (NODE, NODE_PORT), protocol::TCP));
+    let inside = asked.map(|asked| network.come_in(asked, SYN));
+    assert_ne!(inside[0].source_port, inside[1].source_port);
+    for asked in asked {
+        network.establish(asked);
+    }
+    network.check_consistent();
+}
+
+#[test]
 fn without_a_name_of_its_own_the_node_refuses_to_stand_for_a_client() {
     use proxy_common::layout::Counter;
     let network = Network::roomy().with(&[remote(1)]);

@@ -8,7 +8,7 @@ use proxy_common::{
     address::{Address, Port},
     decision::packet::{self, Desk, Rewrite, Signals, Verdict, egress, ingress},
     layout::{
-        Backend, Counter, Frontend, FrontendKey, PortRanges, Sets, Traits, Tuple, backend_flag,
+        Backend, Counter, Flow, Frontend, FrontendKey, PortRanges, Sets, Traits, Tuple, backend_flag,
         frontend_kind, protocol, scope,
     },
 };
@@ -188,6 +188,17 @@ impl Network {
         Fate::Arrived(packet)
     }
 
+    /// Has a client's packet come in, and no further; returns what it is inside the node.
+    #[track_caller]
+    pub(crate) fn come_in(&self, packet: Tuple, signals: Signals) -> Tuple {
+        let signals = if packet.protocol == protocol::UDP { Signals::UDP } else { signals };
+        let passage = self.passage(packet.source);
+        match ingress(&self.maps, &self.memory, &passage, &mut Desk::new(), (&packet, signals)) {
+            Verdict::Rewrite(rewrite) | Verdict::Open(rewrite) => arrive(packet, rewrite),
+            other => panic!("{packet:?} should be translated, but {other:?}"),
+        }
+    }
+
     /// What the backend sees of a client's packet.
     #[track_caller]
     pub(crate) fn ask(&self, asked: Tuple, signals: Signals) -> Tuple {
@@ -225,7 +236,7 @@ impl Network {
     /// stands in a queue.
     #[track_caller]
     pub(crate) fn check_consistent(&self) {
-        use proxy_common::layout::flow_state::{CLOSING, ESTABLISHED};
+        use proxy_common::layout::flow_state::{CLOSING, ESTABLISHED, LEFT};
         let (flows, arrivals) = (self.memory.flows.borrow(), self.memory.arrivals.borrow());
         let mut expected = std::collections::BTreeMap::new();
         for (key, flow) in flows.iter() {
@@ -240,6 +251,9 @@ impl Network {
             assert!(self.memory.watched.borrow().contains(&flow.inside(key).destination));
         }
         assert!(arrivals.iter().all(|(tuple, arrival)| arrival.belongs_to(tuple)));
+        let is_in_use = |(key, flow): (&Tuple, &Flow)| arrivals[&flow.answered(key)].noted != 0;
+        let mut left = flows.iter().filter(|(_, flow)| flow.state & LEFT != 0);
+        assert!(left.all(is_in_use), "what has left is answered");
         assert!(arrivals.iter().map(|(tuple, arrival)| (tuple, &arrival.born)).eq(expected.iter()));
     }
 }

@@ -45,6 +45,9 @@ impl Flows for Interrupted<'_> {
     fn put_arrival(&self, tuple: &Tuple, arrival: &Arrival, only_new: bool) -> Put {
         self.memory().put_arrival(tuple, arrival, only_new)
     }
+    fn use_arrival(&self, tuple: &Tuple, born: u64) -> bool {
+        self.memory().use_arrival(tuple, born)
+    }
     fn remove_arrival(&self, tuple: &Tuple) {
         self.memory().remove_arrival(tuple);
     }

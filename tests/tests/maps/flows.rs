@@ -59,7 +59,7 @@ impl Maps {
 fn arrivals(key: &Tuple, flow: &Flow) -> Vec<(Tuple, Arrival)> {
     let inside = flow.inside(key);
     let arrival = |address, port, source_port, flags, tuple| {
-        let arrival = Arrival { address, born: flow.born, port, source_port, flags, noted: 0, seal: 0 };
+        let arrival = Arrival { address, born: flow.born, port, source_port, flags, noted: 1, seal: 0 };
         (tuple, arrival.sealed(&tuple))
     };
     let there = arrival(inside.destination, inside.destination_port, inside.source_port, 0, flow.asked(key));

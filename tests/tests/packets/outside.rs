@@ -1,15 +1,18 @@
 //! Clients outside: which backends they reach, what these see of them, and who answers.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
-use kubeshunt_tests::manifests::Service;
+use kubeshunt_tests::cluster::EXTERNAL;
+use kubeshunt_tests::manifests::{Port, Service};
+use kubeshunt_tests::protocol::Target;
+use kubeshunt_tests::stage::{PORT, TARGET_PORT, bare};
 
 use crate::answers::{is_met_with_silence, reaches};
 use crate::settings::{Setting, in_every_setting};
 use crate::watch::Watch;
-use crate::{doors, outside, serving};
+use crate::{SOON_MS, doors, outside, serving};
 
 in_every_setting!(
     local_backends_see_the_clients_own_address,
@@ -75,6 +78,22 @@ fn policy_local_is_silent_on_a_node_without_backends(setting: Setting) -> Result
             let own = own(outside(&cluster).ip(door.to.ip()));
             reaches(outside(&cluster), door.to, &["backend-0"], &own, door.name)?;
         }
+    }
+    Ok(())
+}
+
+/// Of the ports that netfilter draws for a thousand flows, some eight are those that we drew for others. Without a
+/// NodePort: netfilter may draw that, too, and then the answer is taken for a question.
+#[test]
+fn whatever_ports_netfilter_draws_each_answer_reaches_its_client() -> Result<()> {
+    let [v4, v6] = EXTERNAL;
+    let udp = Port::udp(PORT).named("udp").target(TARGET_PORT);
+    let service = bare("web", 1).port(udp).external_ip(v4).external_ip(v6);
+    let cluster = serving(Setting::Overlay, &[1], |_| service)?;
+    for address in EXTERNAL {
+        let target = Target::udp(SocketAddr::new(address, PORT)).timeout_ms(SOON_MS);
+        let report = outside(&cluster).probe().ask(&target, 1000, 1)?;
+        assert_eq!(report.failed(), 0, "{address}: {:?}", report.errors);
     }
     Ok(())
 }

@@ -75,7 +75,8 @@ pub(crate) fn opener(protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Pa
     }
 }
 
-/// Opens a flow by a device, which is checked like any other packet.
+/// Opens a flow by a device, which is checked like any other packet. A packet that needs the node's name leaves under it:
+/// nobody answers to that before.
 pub(crate) fn open(stand: &Stand, kind: Kind, first: &Packet, service: Service) -> Result<Names> {
     let family = if first.from.is_ipv4() { Family::V4 } else { Family::V6 };
     let backend = service.backend(family).context("a service without endpoints opens nothing")?;
@@ -92,6 +93,10 @@ pub(crate) fn open(stand: &Stand, kind: Kind, first: &Packet, service: Service) 
     }
     let expected = first.with_ends(names.inside, backend).frame(kind.link)?;
     assert_eq!((ran.code, &ran.packet), (PASS, &expected), "{first:?} opens {names:?}");
+    if is_masqueraded {
+        let ends = [names.inside, names.seen].map(|from| first.with_ends(from, backend));
+        check(stand, kind, Way::Egress, (&ends[0], &ends[1]))?;
+    }
     Ok(names)
 }
 

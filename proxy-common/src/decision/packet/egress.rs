@@ -28,6 +28,8 @@ pub fn egress<F: Flows>(
             return Verdict::Pass;
         }
         state::note(flows, node, desk, place, (false, signals));
+    } else if desk.flow.is_masqueraded() && desk.flow.state & flow_state::LEFT == 0 {
+        leave(flows, desk, tuple, place);
     }
     match translated(&desk.flow, tuple, from_client) {
         Some(rewrite) => Verdict::Rewrite(rewrite),
@@ -40,6 +42,16 @@ pub fn egress<F: Flows>(
 const fn is_over(flow: &Flow) -> bool {
     const OVER: u32 = flow_state::ESTABLISHED | flow_state::CLOSING;
     flow.state & OVER == OVER
+}
+
+/// Says that from now on answers may come to the name under which the flow on the desk leaves.
+#[inline(never)]
+fn leave<F: Flows>(flows: &F, desk: &mut Desk, tuple: &Tuple, place: F::Place) {
+    tuple.reverse_into(&mut desk.answer);
+    desk.answer.destination = desk.flow.masquerade;
+    if flows.use_arrival(&desk.answer, desk.flow.born) {
+        flows.touch(place, desk.flow.seen, desk.flow.state | flow_state::LEFT);
+    }
 }
 
 /// What a packet with this tuple would become, without a note of it: for the headers that ICMP errors quote.

@@ -22,6 +22,9 @@ pub fn ingress<F: Flows>(
     (tuple, signals): (&Tuple, Signals),
 ) -> Verdict {
     if let Some((arrival, entry)) = known(flows, tuple) {
+        if !is_ours(&arrival) {
+            return Verdict::Pass;
+        }
         let tick = node.tick();
         if says_nothing(&arrival, tuple.protocol, signals, tick) {
             return Verdict::Rewrite(rewrite(&arrival));
@@ -134,13 +137,22 @@ fn begin<F: Flows>(tables: &impl Tables, flows: &F, node: &impl Node, desk: &mut
 /// What a packet with this tuple would become, without any effect: for the headers that ICMP errors quote.
 #[inline(always)]
 pub fn arriving<F: Flows>(flows: &F, tuple: &Tuple) -> Option<Rewrite> {
-    known(flows, tuple).map(|(arrival, _)| rewrite(&arrival))
+    known(flows, tuple).map(|(arrival, _)| arrival).filter(is_ours).map(|arrival| rewrite(&arrival))
 }
 
 #[inline(always)]
 fn known<F: Flows>(flows: &F, tuple: &Tuple) -> Option<(Arrival, F::Entry)> {
     let (arrival, entry) = flows.arrival(tuple)?;
     if arrival.belongs_to(tuple) { Some((arrival, entry)) } else { None }
+}
+
+/// Whether the packet is of a flow of ours, and not an answer to a name that only netfilter has given. Where that
+/// masquerades what the kernel forwards, as flannel has it, no packet ever leaves under a name of ours: netfilter comes
+/// before us and draws a port of its own, perhaps the one that some flow of ours has drawn, or a NodePort. The answer is
+/// for netfilter to translate.
+#[inline(always)]
+const fn is_ours(arrival: &Arrival) -> bool {
+    arrival.flags & arrival_flag::REPLY == 0 || arrival.noted != 0
 }
 
 #[inline(always)]

@@ -47,6 +47,8 @@ pub trait Flows {
     fn put_arrival(&self, tuple: &Tuple, arrival: &Arrival, only_new: bool) -> Put;
     /// Writes in which tick the flow was looked at.
     fn stamp(&self, entry: Self::Entry, tick: u16);
+    /// Says that an answer's arrival is in use, if it is still that of the flow born then; `false` if it is not.
+    fn use_arrival(&self, tuple: &Tuple, born: u64) -> bool;
     /// Deletes it.
     fn remove_arrival(&self, tuple: &Tuple);
     /// The flow of an ordered tuple, as read: the caller checks the seal.
