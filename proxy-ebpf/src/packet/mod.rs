@@ -145,6 +145,9 @@ fn leave(skb: Skb, work: &mut Work) -> Step {
     let here = Here { skb, client: &work.view.tuple.source };
     let packet = (&work.view.tuple, work.view.signals);
     let verdict = packet::egress(&FlowMaps, &here, &mut work.desk, packet);
+    if matches!(verdict, Verdict::Pass) && filter::is_vip(&work.view.tuple.source) {
+        packet::disown(&Maps, &FlowMaps, &here, &mut work.desk, &work.view.tuple);
+    }
     step(verdict, &mut work.rewrite)
 }
 

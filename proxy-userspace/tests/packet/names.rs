@@ -134,6 +134,20 @@ fn an_answer_to_a_name_that_netfilter_has_given_is_left_to_netfilter() {
 }
 
 #[test]
+fn an_answer_is_no_question_though_netfilter_has_drawn_a_node_port() {
+    let network = Network::roomy().with(&[remote(1)]);
+    let drawn = tuple(address(NODE), NODE_PORT, ("10.244.2.1", TARGET), protocol::UDP);
+    // From the node itself nothing comes in by a device, as nothing does that netfilter has masqueraded.
+    assert_eq!(network.carry(drawn, Signals::UDP), Fate::Arrived(drawn));
+    assert_eq!(network.carry(drawn.reversed(), Signals::UDP), Fate::Arrived(drawn.reversed()));
+    assert_eq!(network.len().0, 0, "nothing was asked");
+    // Whoever else asks there is served.
+    let asked = tuple(outside(1), TARGET, (NODE, NODE_PORT), protocol::UDP);
+    let seen = network.establish(asked);
+    network.check_alive(asked, seen);
+}
+
+#[test]
 fn a_name_that_is_not_in_use_yet_is_taken() {
     let network = Network::roomy().with(&[remote(1)]);
     network.node.ports.set(PortRanges::new((20_000, 2), (0, 0)));

@@ -6,7 +6,7 @@
 
 use proxy_common::{
     address::{Address, Port},
-    decision::packet::{self, Desk, Rewrite, Signals, Verdict, egress, ingress},
+    decision::packet::{self, Desk, Rewrite, Signals, Verdict, disown, egress, ingress},
     layout::{
         Backend, Counter, Flow, Frontend, FrontendKey, PortRanges, Sets, Traits, Tuple, backend_flag,
         frontend_kind, protocol, scope,
@@ -173,19 +173,28 @@ impl Network {
             return Fate::Arrived(packet);
         }
         let passage = self.passage(packet.source);
-        if let Verdict::Rewrite(rewrite) =
-            egress(&self.memory, &passage, &mut Desk::new(), (&packet, signals))
-        {
-            packet = leave(packet, rewrite);
+        match self.go_out(&passage, (&packet, signals)) {
+            Verdict::Rewrite(rewrite) => packet = leave(packet, rewrite),
+            Verdict::Pass => {}
+            other => panic!("{other:?}"),
         }
         let flows = self.memory.flows.borrow().clone();
-        match egress(&self.memory, &passage, &mut Desk::new(), (&packet, signals)) {
+        match self.go_out(&passage, (&packet, signals)) {
             Verdict::Pass => {}
             Verdict::Rewrite(rewrite) => assert_eq!(leave(packet, rewrite), packet, "by a second device"),
             other => panic!("{other:?}"),
         }
         assert_eq!(*self.memory.flows.borrow(), flows, "a second device changes nothing");
         Fate::Arrived(packet)
+    }
+
+    /// What becomes of a packet that goes out by a device.
+    fn go_out(&self, passage: &Passage<'_>, packet: (&Tuple, Signals)) -> Verdict {
+        let verdict = egress(&self.memory, passage, &mut Desk::new(), packet);
+        if verdict == Verdict::Pass {
+            disown(&self.maps, &self.memory, passage, &mut Desk::new(), packet.0);
+        }
+        verdict
     }
 
     /// Has a client's packet come in, and no further; returns what it is inside the node.

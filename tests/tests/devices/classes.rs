@@ -80,7 +80,9 @@ fn links_of_every_kind_have_the_programs_of_their_kind() -> Result<()> {
     wait_for_programs(&stage, "tun0")?;
     told(&stage, "tun0", "outside", 0)?;
     let without_header = programs(&stage, "tun0")?;
-    assert!(without_header != programs(&stage, "eth0")? && without_header != programs(&stage, &port(&stage)?)?);
+    assert!(
+        without_header != programs(&stage, "eth0")? && without_header != programs(&stage, &port(&stage)?)?
+    );
     Ok(())
 }
 

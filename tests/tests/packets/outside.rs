@@ -1,15 +1,15 @@
 //! Clients outside: which backends they reach, what these see of them, and who answers.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
-use kubeshunt_tests::cluster::EXTERNAL;
-use kubeshunt_tests::manifests::{Port, Service};
+use kubeshunt_tests::cluster::{EXTERNAL, NODE_PORT};
+use kubeshunt_tests::manifests::Service;
 use kubeshunt_tests::protocol::Target;
-use kubeshunt_tests::stage::{PORT, TARGET_PORT, bare};
+use kubeshunt_tests::stage::{PORT, TARGET_PORT};
 
-use crate::answers::{is_met_with_silence, reaches};
+use crate::answers::{ask, is_met_with_silence, reaches};
 use crate::settings::{Setting, in_every_setting};
 use crate::watch::Watch;
 use crate::{SOON_MS, doors, outside, serving};
@@ -20,6 +20,7 @@ in_every_setting!(
     all_backends_are_reached_wherever_they_are,
     policy_local_reaches_local_backends_only_and_keeps_the_clients_address,
     policy_local_is_silent_on_a_node_without_backends,
+    an_answer_to_the_node_is_no_question_though_its_port_is_a_node_port,
 );
 
 fn own(address: IpAddr) -> BTreeSet<IpAddr> {
@@ -82,14 +83,26 @@ fn policy_local_is_silent_on_a_node_without_backends(setting: Setting) -> Result
     Ok(())
 }
 
-/// Of the ports that netfilter draws for a thousand flows, some eight are those that we drew for others. Without a
-/// NodePort: netfilter may draw that, too, and then the answer is taken for a question.
+/// What netfilter does with a datagram when it draws that port, done on purpose.
+fn an_answer_to_the_node_is_no_question_though_its_port_is_a_node_port(setting: Setting) -> Result<()> {
+    let cluster = serving(setting, &[1], |service| service)?;
+    let (backend, host) = (&cluster.backends[0].0, cluster.nodes[0].host());
+    for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)] {
+        let door = SocketAddr::new(host.ip(any), NODE_PORT);
+        ask(outside(&cluster), door, 1, "a flow, so that the backend is known")?;
+        let from = Some(SocketAddr::new(any, NODE_PORT));
+        let target = Target::udp(SocketAddr::new(backend.ip(any), TARGET_PORT)).timeout_ms(SOON_MS);
+        let report = host.probe().ask(&Target { from, ..target }, 3, 1)?;
+        assert_eq!(report.failed(), 0, "{any}: {:?}", report.errors);
+        ask(outside(&cluster), door, 1, "questions are questions still")?;
+    }
+    Ok(())
+}
+
+/// Of the ports that netfilter draws for a thousand flows, some eight are those that we drew for others.
 #[test]
 fn whatever_ports_netfilter_draws_each_answer_reaches_its_client() -> Result<()> {
-    let [v4, v6] = EXTERNAL;
-    let udp = Port::udp(PORT).named("udp").target(TARGET_PORT);
-    let service = bare("web", 1).port(udp).external_ip(v4).external_ip(v6);
-    let cluster = serving(Setting::Overlay, &[1], |_| service)?;
+    let cluster = serving(Setting::Overlay, &[1], |service| service)?;
     for address in EXTERNAL {
         let target = Target::udp(SocketAddr::new(address, PORT)).timeout_ms(SOON_MS);
         let report = outside(&cluster).probe().ask(&target, 1000, 1)?;

@@ -1,7 +1,14 @@
 //! Where a packet goes out: its source is translated, and what a backend says about its flow is noted.
 
 use super::{Desk, Flows, Node, Rewrite, Signals, Verdict, remove_other, state};
-use crate::layout::{Flow, Tuple, flow_state};
+use crate::{
+    address::{Address, Port},
+    decision::{
+        Destination, Tables,
+        frontend::{self, OnTheWire},
+    },
+    layout::{Flow, Tuple, arrival_flag, flow_state, protocol},
+};
 
 /// Decides about a packet that leaves by a device, and notes what a backend's packet says about its flow.
 #[inline(always)]
@@ -52,6 +59,30 @@ fn leave<F: Flows>(flows: &F, desk: &mut Desk, tuple: &Tuple, place: F::Place) {
     if flows.use_arrival(&desk.answer, desk.flow.born) {
         flows.touch(place, desk.flow.seen, desk.flow.state | flow_state::LEFT);
     }
+}
+
+/// Notes that a datagram leaves, as it is, that looks as if a Service had sent it: netfilter masquerades under any port,
+/// be it a NodePort. The answer is no question then, though it looks like one; of other protocols one can tell. What
+/// leads to a flow stays: the Service has indeed sent it, and this is a second device on its way.
+///
+/// It goes as an arrival without a flow does.
+#[inline(never)]
+pub fn disown<F: Flows>(tables: &impl Tables, flows: &F, node: &impl Node, desk: &mut Desk, tuple: &Tuple) {
+    let source = Destination { address: tuple.source, port: tuple.source_port, protocol: tuple.protocol };
+    if tuple.protocol != protocol::UDP
+        || !matches!(frontend::on_the_wire(tables, &source), OnTheWire::Served(_))
+    {
+        return;
+    }
+    tuple.reverse_into(&mut desk.answer);
+    desk.arrival.address = Address::ANY_V6;
+    desk.arrival.born = node.now();
+    desk.arrival.port = Port::new(0);
+    desk.arrival.source_port = Port::new(0);
+    desk.arrival.flags = arrival_flag::REPLY;
+    desk.arrival.noted = 0;
+    desk.arrival.seal_for(&desk.answer);
+    let _ = flows.put_arrival(&desk.answer, &desk.arrival, true);
 }
 
 /// What a packet with this tuple would become, without a note of it: for the headers that ICMP errors quote.

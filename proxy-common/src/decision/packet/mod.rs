@@ -25,7 +25,7 @@ pub mod ingress;
 pub mod opening;
 pub mod state;
 
-pub use egress::egress;
+pub use egress::{disown, egress};
 pub use ingress::ingress;
 
 use super::Client;

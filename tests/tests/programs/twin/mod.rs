@@ -13,7 +13,7 @@ use kubeshunt_tests::attached::Way;
 use kubeshunt_tests::test_run::{Ran, Sum};
 use proxy_common::address::{Address, Port};
 use proxy_common::decision::frontend::is_cluster_ip;
-use proxy_common::decision::packet::{Desk, Rewrite, Verdict, egress, ingress};
+use proxy_common::decision::packet::{Desk, Rewrite, Verdict, disown, egress, ingress};
 use proxy_common::layout::{Arrival, Flow, PortRanges, Tuple, flow_state};
 use proxy_userspace::cluster::model::Family;
 use proxy_userspace::flows::orphan::key_of;
@@ -151,7 +151,15 @@ impl Twin {
         let (packet, desk) = ((&reading.tuple, reading.signals), &mut Desk::new());
         let verdict = match way {
             Way::Ingress => ingress(&self.maps, &self.memory, &passage, desk, packet),
-            Way::Egress => egress(&self.memory, &passage, desk, packet),
+            Way::Egress => {
+                let verdict = egress(&self.memory, &passage, desk, packet);
+                let is_seen = self.memory.watched.borrow().contains(&reading.tuple.source)
+                    || self.memory.masqueraded.borrow().contains(&reading.tuple.destination);
+                if verdict == Verdict::Pass && is_seen {
+                    disown(&self.maps, &self.memory, &passage, desk, &reading.tuple);
+                }
+                verdict
+            }
         };
         match verdict {
             Verdict::Pass => Fate::Pass("passed"),
