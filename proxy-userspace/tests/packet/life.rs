@@ -26,7 +26,7 @@ fn close(network: &Network, asked: Tuple, seen: Tuple) {
 }
 
 fn states(network: &Network) -> Vec<u32> {
-    network.memory.flows.borrow().values().map(|flow| flow.state).collect()
+    network.memory.flows.borrow().values().map(|flow| flow.state & flow_state::ALL).collect()
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn a_client_that_comes_directly_from_a_port_it_had_used_is_answered() {
 fn an_established_flow_is_looked_at_once_a_tick() {
     let network = Network::roomy().with(&[pod(2)]);
     let asked = from_outside(5000);
-    let seen = network.establish(asked);
+    network.establish(asked);
     let last = || network.memory.flows.borrow().values().next().expect("a flow").seen;
     let before = last();
     network.ask(asked, Signals::NONE);
@@ -321,4 +321,26 @@ fn an_established_flow_is_looked_at_once_a_tick() {
     let before = states(&network)[0];
     network.ask(asked, FIN);
     assert_ne!(states(&network)[0], before, "news");
+}
+
+#[test]
+fn a_flow_that_netfilter_masquerades_lives_and_ends_as_any_other() {
+    let network = Network::roomy().with(&[remote(1)]);
+    let asked = from_outside(5000);
+    // Its packets leave under a name that we do not know. Its answers pass us when netfilter has undone that.
+    let inside = network.come_in(asked, SYN);
+    let answer = |signals| {
+        network.go_out(&network.passage(inside.destination), (&inside.reversed(), signals));
+    };
+    answer(Signals::NONE);
+    network.come_in(asked, Signals::NONE);
+    assert_eq!(states(&network), [flow_state::REPLIED | flow_state::ESTABLISHED]);
+    network.node.now.set(network.node.now.get() + 50_000_000_000);
+    network.come_in(asked, Signals::NONE);
+    let seen = network.memory.flows.borrow().values().next().unwrap().seen;
+    assert!(seen > 50_000_000_000, "seen when it came in");
+    network.come_in(asked, FIN);
+    answer(FIN);
+    assert_ne!(states(&network)[0] & flow_state::CLOSING, 0);
+    network.check_consistent();
 }

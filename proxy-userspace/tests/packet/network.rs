@@ -189,7 +189,7 @@ impl Network {
     }
 
     /// What becomes of a packet that goes out by a device.
-    fn go_out(&self, passage: &Passage<'_>, packet: (&Tuple, Signals)) -> Verdict {
+    pub(crate) fn go_out(&self, passage: &Passage<'_>, packet: (&Tuple, Signals)) -> Verdict {
         let verdict = egress(&self.memory, passage, &mut Desk::new(), packet);
         if verdict == Verdict::Pass {
             disown(&self.maps, &self.memory, passage, &mut Desk::new(), packet.0);

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::Result;
 use kubeshunt_tests::cluster::{EXTERNAL, NODE_PORT};
 use kubeshunt_tests::manifests::Service;
 use kubeshunt_tests::protocol::Target;
 use kubeshunt_tests::stage::{PORT, TARGET_PORT};
+use kubeshunt_tests::wait;
 
 use crate::answers::{ask, is_met_with_silence, reaches};
 use crate::settings::{Setting, in_every_setting};
@@ -20,6 +22,7 @@ in_every_setting!(
     all_backends_are_reached_wherever_they_are,
     policy_local_reaches_local_backends_only_and_keeps_the_clients_address,
     policy_local_is_silent_on_a_node_without_backends,
+    connections_that_are_used_count_as_established,
     an_answer_to_the_node_is_no_question_though_its_port_is_a_node_port,
 );
 
@@ -81,6 +84,20 @@ fn policy_local_is_silent_on_a_node_without_backends(setting: Setting) -> Result
         }
     }
     Ok(())
+}
+
+/// Others end after a minute, and make room for new ones.
+fn connections_that_are_used_count_as_established(setting: Setting) -> Result<()> {
+    let mut cluster = serving(setting, &[1], |service| service)?;
+    let door = cluster.nodes[0].host().at4(NODE_PORT);
+    let client = outside(&cluster).another_probe("holder")?;
+    let session = client.session(&Target::tcp(door).timeout_ms(SOON_MS))?.session;
+    client.exchange(session, 3)?;
+    let kubeshunt = cluster.kubeshunt(0)?;
+    let established = || kubeshunt.metric("kubeshunt_flows{protocol=\"TCP\",state=\"established\"}");
+    // A pass over all flows comes every ten seconds.
+    let within = Duration::from_secs(25);
+    wait::until_true("it is established", within, || Ok(established().is_ok_and(|count| count > 0.5)))
 }
 
 /// What netfilter does with a datagram when it draws that port, done on purpose.
