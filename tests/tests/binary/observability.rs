@@ -38,7 +38,7 @@ fn metrics_answer_in_openmetrics_format() -> Result<()> {
         ("kubeshunt_sync_failures_total", 0.0),
         ("kubeshunt_rejects_total", 0.0),
         ("kubeshunt_devices{side=\"outside\"}", 1.0),
-        ("kubeshunt_devices{side=\"pod\"}", 4.0),
+        ("kubeshunt_devices{side=\"pod\"}", 3.0),
     ] {
         let is = stage.kubeshunt().metric(name)?;
         assert!((is - value).abs() < 1e-9, "{name} is {is}, not {value}:\n{text}");
