@@ -66,7 +66,8 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     };
     let pins = Pins::new(&settings.bpffs_root);
     let judge = Judge { timeouts: args.flows.timeouts(), ports: settings.packets.ports };
-    let mut controller = Controller::new(settings, &node, Arc::clone(&status))?;
+    let (serves, served) = std::sync::mpsc::channel();
+    let mut controller = Controller::new(settings, &node, Arc::clone(&status), serves)?;
     let counters = controller.datapath().counters()?;
     let flows = FlowMaps::open(&pins)?;
     let (sender, changes) = mpsc::channel(QUEUE);
@@ -87,7 +88,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         result = controller.run(changes, addresses, devices) => result,
         result = serve::health(args.healthz_bind_address, Arc::clone(&status)) => result,
         result = serve::metrics(args.metrics_bind_address, Arc::clone(&status)) => result,
-        result = sweep::run(flows, judge, Arc::clone(&status)) => result,
+        result = sweep::run(flows, judge, Arc::clone(&status), served) => result,
         () = follow(&counters, &status) => Ok(()),
         _ = interrupt.recv() => stopped("SIGINT"),
         _ = terminate.recv() => stopped("SIGTERM"),

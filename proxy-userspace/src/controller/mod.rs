@@ -14,7 +14,7 @@ pub mod sweep;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, mpsc::Sender},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     cluster::{Cluster, change::Change, model::ServiceName},
     datapath::{self, Datapath, kernel},
+    flows::stale::Served,
     host::devices::Devices,
     plan::{self, Extent, Plan, Planner, Problem},
     tables,
@@ -59,6 +60,8 @@ pub struct Controller {
     told: HashMap<ServiceName, Vec<Problem>>,
     attached: bool,
     status: Arc<Status>,
+    /// Who is told which endpoints serve UDP after each change.
+    served: Sender<Served>,
 }
 
 impl Controller {
@@ -66,7 +69,12 @@ impl Controller {
     ///
     /// # Errors
     /// See [`Datapath::open`].
-    pub fn new(settings: datapath::Settings, node_name: &str, status: Arc<Status>) -> Result<Self> {
+    pub fn new(
+        settings: datapath::Settings,
+        node_name: &str,
+        status: Arc<Status>,
+        served: Sender<Served>,
+    ) -> Result<Self> {
         let datapath = Datapath::open(&settings)?;
         let observed = datapath.observe()?;
         if !observed.frontends.is_empty() {
@@ -96,6 +104,7 @@ impl Controller {
             told: HashMap::new(),
             attached: false,
             status,
+            served,
         })
     }
 
@@ -238,6 +247,13 @@ impl Controller {
             );
         }
         self.synced = true;
+        // Now that whoever chooses anew chooses among those.
+        let mut served = Served::default();
+        names.iter().for_each(|name| tables::add_served(&self.cluster, name, &mut served));
+        if !served.is_empty() {
+            // Who is to hear of it ends only when we do.
+            let _ = self.served.send(served);
+        }
         let operations = plan.operations.len();
         self.tell(&names, plan);
         self.status.synced(&self.planner, self.cluster.counts(), operations, started.elapsed());

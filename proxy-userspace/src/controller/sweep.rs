@@ -4,10 +4,10 @@
 //! with what there is, and a fiftieth of a CPU at most.
 
 use std::{
-    io,
+    io, mem,
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, channel},
+        mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
 };
@@ -19,11 +19,12 @@ use super::status::Status;
 use crate::{
     datapath::flows::{
         FlowMaps, is_busy, now,
-        sweep::{FlowSweep, Judge, OrphanSweep},
+        sweep::{FlowSweep, Judge, OrphanSweep, StaleSweep},
     },
     flows::{
         alarm::Alarm,
         census::{Census, Crowd},
+        stale::Served,
     },
 };
 
@@ -33,21 +34,30 @@ const EVERY: Duration = Duration::from_secs(10);
 /// How much longer a rest is than the step before it.
 const RESTS: u32 = 49;
 
+/// The same where clients wait for it: their server has gone.
+const HURRIED_RESTS: u32 = 4;
+
 /// A step that took long has been waiting for a CPU, not using one.
 const LONGEST_REST: Duration = Duration::from_millis(250);
 
 /// How many passes over flows there are between two over arrivals, which find something only after a crash.
 const ORPHANS_EVERY: u64 = 30;
 
-/// Sweeps until dropped.
+/// Sweeps until nobody can say any more who serves: `served` tells after each change. That ends the thread's next rest,
+/// and then the thread.
 ///
 /// # Errors
 /// When the thread died.
-pub async fn run(maps: FlowMaps, judge: Judge, status: Arc<Status>) -> Result<()> {
-    // Dropped with this future, which ends the thread's next rest, and then the thread.
-    let (_running, stopped) = channel();
-    let mut sweeper =
-        Sweeper { maps, judge, status, stopped, crowded: Alarm::default(), full: Alarm::default() };
+pub async fn run(maps: FlowMaps, judge: Judge, status: Arc<Status>, served: Receiver<Served>) -> Result<()> {
+    let mut sweeper = Sweeper {
+        maps,
+        judge,
+        status,
+        served,
+        changed: Served::default(),
+        crowded: Alarm::default(),
+        full: Alarm::default(),
+    };
     let thread = tokio::task::spawn_blocking(move || while sweeper.passes().is_some() {});
     thread.await.context("the thread that sweeps flows died")
 }
@@ -56,7 +66,9 @@ struct Sweeper {
     maps: FlowMaps,
     judge: Judge,
     status: Arc<Status>,
-    stopped: Receiver<()>,
+    served: Receiver<Served>,
+    /// What has been said since flows were last looked at for it.
+    changed: Served,
     crowded: Alarm<Crowd>,
     full: Alarm<()>,
 }
@@ -128,11 +140,64 @@ impl Sweeper {
         }
     }
 
-    /// Rests; `None` when it is to end.
-    fn rest(&self, time: Duration) -> Option<()> {
-        match self.stopped.recv_timeout(time) {
-            Err(RecvTimeoutError::Timeout) => Some(()),
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => None,
+    /// Rests, but for flows whose backend serves no more: these are removed at once. `None` when it is to end.
+    fn rest(&mut self, time: Duration) -> Option<()> {
+        let until = Instant::now() + time;
+        loop {
+            self.listen(until.saturating_duration_since(Instant::now()))?;
+            if self.changed.is_empty() {
+                return Some(());
+            }
+            let changed = mem::take(&mut self.changed);
+            match self.stale(&changed) {
+                Ok(ended) => ended?,
+                Err(error) => {
+                    warn!(
+                        "{error:#}; UDP flows to endpoints that are gone stay with them until they are idle, or until \
+                         an endpoint changes again"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Waits for news of who serves, no longer than that; `None` when there will be no more.
+    fn listen(&mut self, time: Duration) -> Option<()> {
+        match self.served.recv_timeout(time) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Ok(news) => {
+                self.changed.extend(news);
+                // One pass will do for all that has been said by now.
+                self.served.try_iter().for_each(|news| self.changed.extend(news));
+            }
+        }
+        Some(())
+    }
+
+    /// Passes over all flows until none is left to a backend that does not serve; `None` when it is to end before.
+    fn stale(&mut self, served: &Served) -> Result<Option<()>> {
+        loop {
+            let mut sweep = StaleSweep::default();
+            loop {
+                let begun = Instant::now();
+                match sweep.step(&mut self.maps, served) {
+                    Ok(false) => break,
+                    Ok(true) => {}
+                    Err(error) if is_busy(&error) => {}
+                    Err(error) => return Err(error).context("looking for flows to endpoints that are gone"),
+                }
+                // What is said meanwhile has its turn afterwards.
+                if self.listen((begun.elapsed() * HURRIED_RESTS).min(LONGEST_REST)).is_none() {
+                    return Ok(None);
+                }
+            }
+            if sweep.removed > 0 {
+                info!(removed = sweep.removed, "removed UDP flows to endpoints that serve no more");
+            }
+            if !sweep.has_missed {
+                return Ok(Some(()));
+            }
         }
     }
 

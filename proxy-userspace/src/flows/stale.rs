@@ -1,34 +1,71 @@
 //! Which flows lead to a backend that serves no more.
 
-use proxy_common::{
-    address::{Address, Port},
-    layout::{Flow, Tuple, flow_state, protocol},
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
 };
 
-/// Who serves a frontend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serving {
-    /// Nobody, or it is no frontend: kube-proxy leaves such flows alone.
-    Nobody,
-    /// The backend in question, maybe among others.
-    This,
-    /// Only others.
-    Others,
+use proxy_common::{
+    address::{Address, Port},
+    layout::{Flow, FrontendKey, Tuple, flow_state, protocol, scope},
+};
+
+/// An address and a port.
+type End = (Address, Port);
+
+/// Who serves UDP at which address and port, of some Services.
+///
+/// Every endpoint counts that answers: ready or not, terminating or not, here or elsewhere. So a flow stays where it
+/// is when only a policy changes, as TCP's do, and as with kube-proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// NodePorts stand under the wildcard of their family.
+    by_end: HashMap<End, Arc<HashSet<End>>>,
 }
 
-/// Whether a flow is to be deleted, so that the client's next datagram chooses among those who serve.
-///
-/// Only UDP's are: a client that sends more often than a flow may be idle would never choose again, while TCP and SCTP
-/// notice that nobody answers. `serving` is asked for an address, a port, and the backend.
-pub fn is_stale(
-    key: &Tuple,
-    flow: &Flow,
-    serving: impl FnOnce((Address, Port), (Address, Port)) -> Serving,
-) -> bool {
-    if key.protocol != protocol::UDP || flow.state & flow_state::CLOSING != 0 {
-        return false;
+impl Served {
+    /// Adds a service port: where it answers, and who serves it. Of other protocols than UDP nothing is noted, nor where
+    /// nobody serves.
+    pub fn add(&mut self, frontends: impl IntoIterator<Item = FrontendKey>, endpoints: HashSet<End>) {
+        if endpoints.is_empty() {
+            return;
+        }
+        let endpoints = Arc::new(endpoints);
+        for key in frontends {
+            if key.protocol == protocol::UDP && matches!(key.scope, scope::VIP | scope::NODE_PORT) {
+                self.by_end.insert((key.address, key.port), Arc::clone(&endpoints));
+            }
+        }
     }
-    let inside = flow.inside(key);
-    let (asked, backend) = ((flow.vip, flow.vip_port), (inside.destination, inside.destination_port));
-    serving(asked, backend) == Serving::Others
+
+    /// Adds what is known later, and what it says of the same frontends counts.
+    pub fn extend(&mut self, later: Self) {
+        self.by_end.extend(later.by_end);
+    }
+
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_end.is_empty()
+    }
+
+    /// Whether a backend is known not to serve a frontend, while others do.
+    fn is_elsewhere(&self, asked: End, backend: End) -> bool {
+        let (address, port) = asked;
+        let at = self.by_end.get(&asked).or_else(|| self.by_end.get(&(address.any_of_family(), port)));
+        at.is_some_and(|endpoints| !endpoints.contains(&backend))
+    }
+
+    /// Whether a flow is to be deleted, so that the client's next datagram chooses among those who serve.
+    ///
+    /// Only UDP's are: a client that sends more often than a flow may be idle would never choose again, while TCP and SCTP
+    /// notice that nobody answers. And only if there is somebody else: kube-proxy leaves the others alone.
+    #[must_use]
+    pub fn leaves(&self, key: &Tuple, flow: &Flow) -> bool {
+        if key.protocol != protocol::UDP || flow.state & flow_state::CLOSING != 0 || !flow.belongs_to(key) {
+            return false;
+        }
+        let inside = flow.inside(key);
+        self.is_elsewhere((flow.vip, flow.vip_port), (inside.destination, inside.destination_port))
+    }
 }

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use proxy_common::{
     address::{Address, Port},
     decision::packet::{Signals, state},
-    layout::{Arrival, Flow, PortRanges, Tuple, arrival_flag, flow_flag, flow_state, protocol},
+    layout::{
+        Arrival, Flow, FrontendKey, PortRanges, Tuple, arrival_flag, flow_flag, flow_state, protocol, scope,
+    },
 };
 
 use super::{
@@ -14,7 +16,7 @@ use super::{
     alarm::Alarm,
     census::{Census, Stage},
     orphan::{is_orphan, key_of},
-    stale::{Serving, is_stale},
+    stale::Served,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -238,20 +240,45 @@ fn both_arrivals_lead_to_their_flow() {
 
 #[test]
 fn only_udp_flows_are_led_elsewhere_and_only_if_there_is_an_elsewhere() {
-    let stale = |protocol, state, serving| {
+    let key =
+        |address, port, protocol, scope| FrontendKey { address, port: Port::new(port), protocol, scope };
+    let ends = |all: &[(&str, u16)]| all.iter().map(|(ip, port)| (address(ip), Port::new(*port))).collect();
+    let leaves = |protocol, state, frontend: FrontendKey, serving: &[(&str, u16)]| {
         let (key, flow) = flow(protocol, 5000, "10.1.0.1", None, state);
-        is_stale(&key, &flow, |asked, backend| {
-            assert_eq!(asked, (address("10.96.0.1"), Port::new(80)));
-            assert_eq!(backend, (address("10.1.0.1"), Port::new(8080)));
-            serving
-        })
+        let mut served = Served::default();
+        served.add([frontend], ends(serving));
+        served.leaves(&key, &flow)
     };
-    assert!(stale(protocol::UDP, 0, Serving::Others));
-    assert!(stale(protocol::UDP, flow_state::REPLIED | flow_state::ESTABLISHED, Serving::Others));
-    assert!(!stale(protocol::UDP, 0, Serving::This));
-    assert!(!stale(protocol::UDP, 0, Serving::Nobody));
-    assert!(!stale(protocol::TCP, 0, Serving::Others));
-    assert!(!stale(protocol::SCTP, 0, Serving::Others));
+    let vip = key(address("10.96.0.1"), 80, protocol::UDP, scope::VIP);
+    let (this, other) = (("10.1.0.1", 8080), ("10.1.0.2", 8080));
+    assert!(leaves(protocol::UDP, 0, vip, &[other]));
+    assert!(leaves(protocol::UDP, flow_state::REPLIED | flow_state::ESTABLISHED, vip, &[other]));
+    assert!(leaves(protocol::UDP, 0, vip, &[("10.1.0.1", 8081)]), "another port of the same endpoint");
+    assert!(!leaves(protocol::UDP, 0, vip, &[this]));
+    assert!(!leaves(protocol::UDP, 0, vip, &[other, this]));
+    assert!(!leaves(protocol::UDP, 0, vip, &[]), "nobody serves");
+    assert!(!leaves(protocol::TCP, 0, vip, &[other]));
+    assert!(!leaves(protocol::SCTP, 0, vip, &[other]));
+    // Other frontends have other endpoints; a NodePort is one at every address.
+    let tcp = key(address("10.96.0.1"), 80, protocol::TCP, scope::VIP);
+    for elsewhere in [
+        tcp,
+        key(address("10.96.0.1"), 81, protocol::UDP, scope::VIP),
+        key(address("10.96.0.2"), 80, protocol::UDP, scope::VIP),
+        key(Address::ANY_V6, 80, protocol::UDP, scope::NODE_PORT),
+    ] {
+        assert!(!leaves(protocol::UDP, 0, elsewhere, &[other]), "{elsewhere:?}");
+    }
+    assert!(leaves(protocol::UDP, 0, key(Address::ANY_V4, 80, protocol::UDP, scope::NODE_PORT), &[other]));
+    // The last word counts, and what belongs to another key is not believed.
+    let mut served = Served::default();
+    served.add([vip], ends(&[other]));
+    let mut later = Served::default();
+    later.add([vip], ends(&[this, other]));
+    let (key, flow) = flow(protocol::UDP, 5000, "10.1.0.1", None, 0);
+    assert!(served.leaves(&key, &flow) && !served.leaves(&key, &Flow { service: 9, ..flow }));
+    served.extend(later);
+    assert!(!served.leaves(&key, &flow));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::{
         model::{Endpoint, Family, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
         printable::Printable,
     },
+    flows::stale::Served,
     policy,
 };
 
@@ -88,6 +89,21 @@ pub fn of_service(cluster: &Cluster, name: &ServiceName) -> Vec<PortTable> {
         }
     }
     tables
+}
+
+/// Adds to `served` who serves the UDP ports of the Service `name`, and where.
+pub fn add_served(cluster: &Cluster, name: &ServiceName, served: &mut Served) {
+    let Some(service) = cluster.service(name) else { return };
+    for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
+        for cluster_ip in &service.cluster_ips {
+            let family = Family::of(*cluster_ip);
+            let endpoints = cluster.endpoints(name, port, family).into_iter();
+            let serving = endpoints
+                .filter(|endpoint| endpoint.serving)
+                .map(|endpoint| (Address::from(endpoint.address), Port::new(endpoint.port)));
+            served.add(frontends(service, port, family).into_iter().map(|(key, _)| key), serving.collect());
+        }
+    }
 }
 
 /// The table of one service port and family.

@@ -10,12 +10,13 @@ use aya::maps::{HashMap, Map, MapData};
 use fastrand::Rng;
 use proxy_common::address::{Address, Port};
 use proxy_common::layout::{
-    Arrival, Flow, PortRanges, Tuple, arrival_flag, flow_flag, flow_state, map, protocol,
+    Arrival, Flow, FrontendKey, PortRanges, Tuple, arrival_flag, flow_flag, flow_state, map, protocol, scope,
 };
 use proxy_userspace::datapath::flows::FlowMaps;
 use proxy_userspace::datapath::flows::settings::PacketSettings;
-use proxy_userspace::datapath::flows::sweep::{FlowSweep, Judge, OrphanSweep};
+use proxy_userspace::datapath::flows::sweep::{FlowSweep, Judge, OrphanSweep, StaleSweep};
 use proxy_userspace::flows::age::Timeouts;
+use proxy_userspace::flows::stale::Served;
 use proxy_userspace::plan::Capacity;
 
 use super::rig::Rig;
@@ -189,6 +190,45 @@ fn a_full_map_has_room_again_after_a_sweep() -> Result<()> {
     assert!(maps.flows.insert(live(72).0, live(72).1, 0).is_err());
     assert_eq!(sweep(&mut ours, NOW)?.census.flows, 64);
     assert_eq!(ours.all()?.len(), 64);
+    Ok(())
+}
+
+#[test]
+fn flows_to_endpoints_that_serve_no_more_go_and_others_stay() -> Result<()> {
+    let rig = Rig::new(CAPACITY)?;
+    let mut maps = Maps::open(&rig)?;
+    let mut served = Served::default();
+    let mut stay = BTreeSet::new();
+    for number in 0..3_000 {
+        let protocol = if number % 2 == 0 { protocol::UDP } else { protocol::TCP };
+        let (key, flow) = flow(number, protocol, number % 3 == 0, 0, NOW);
+        maps.write(&key, &flow)?;
+        if protocol == protocol::TCP {
+            stay.insert(key);
+        }
+    }
+    let (_, one) = flow(0, protocol::UDP, false, 0, NOW);
+    let at = FrontendKey { address: one.vip, port: one.vip_port, protocol: protocol::UDP, scope: scope::VIP };
+    let backends = (0..50).map(|number| (v4(0x0a01_0000 + number), Port::new(8080)));
+    let elsewhere = (v4(0x0a01_0000), Port::new(8081));
+    let pass = |maps: &Maps, served: &Served| -> Result<(u32, BTreeSet<Tuple>)> {
+        let (mut sweep, mut ours) = (StaleSweep::default(), FlowMaps::open(&rig.pins())?);
+        while sweep.step(&mut ours, served)? {}
+        assert!(!sweep.has_missed);
+        Ok((sweep.removed, maps.keys()?.0))
+    };
+    let all = maps.keys()?.0;
+    assert_eq!(pass(&maps, &served)?, (0, all.clone()), "nothing is known");
+    served.add([at], backends.collect());
+    assert_eq!(pass(&maps, &served)?, (0, all), "they serve still");
+    let mut later = Served::default();
+    later.add([at], [elsewhere].into());
+    served.extend(later);
+    assert_eq!(pass(&maps, &served)?, (1_500, stay.clone()));
+    assert!(
+        maps.keys()?.1.iter().all(|tuple| tuple.protocol == protocol::TCP),
+        "what led to them is gone, too"
+    );
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 mod answers;
 mod crafted;
+mod datagrams;
 mod inside;
 mod large;
 mod outside;

@@ -11,6 +11,7 @@ use crate::{
         age::{Timeouts, is_over},
         census::Census,
         orphan::{is_orphan, key_of},
+        stale::Served,
     },
 };
 
@@ -79,6 +80,36 @@ fn remove(maps: &mut FlowMaps, key: &Tuple, judge: &Judge, now_ns: u64) -> io::R
         // The next pass finds it again.
         Err(error) if is_busy(&error) => Ok(Fate::Stays),
         other => other,
+    }
+}
+
+/// A pass over all flows that looks for those to backends that serve no more, as far as it has come.
+#[derive(Debug, Default)]
+pub struct StaleSweep {
+    cursor: Cursor,
+    /// How many were removed.
+    pub removed: u32,
+    /// Whether one could not be removed just then: another pass finds it.
+    pub has_missed: bool,
+}
+
+impl StaleSweep {
+    /// Takes a step; `false` after the last.
+    ///
+    /// # Errors
+    /// As [`FlowSweep::step`].
+    pub fn step(&mut self, maps: &mut FlowMaps, served: &Served) -> io::Result<bool> {
+        let (entries, more) = read_hash(&maps.flows, &mut self.cursor, STEP)?;
+        for (key, flow) in entries {
+            if served.leaves(&key, &flow) {
+                match maps.remove(&key, &flow) {
+                    Ok(()) => self.removed += 1,
+                    Err(error) if is_busy(&error) => self.has_missed = true,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(more)
     }
 }
 
