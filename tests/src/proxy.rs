@@ -211,18 +211,26 @@ impl Kubeshunt {
     /// # Errors
     /// When nobody listens, or the answer is not HTTP.
     pub fn get(&self, port: u16, path: &str) -> Result<(u16, String)> {
-        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        let (head, body) = self.http(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), "GET", path)?;
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Ok((code.context("no HTTP status")?, body))
+    }
+
+    /// An HTTP request inside the node's namespace: status and headers, and the body.
+    ///
+    /// # Errors
+    /// As [`Kubeshunt::get`].
+    pub fn http(&self, address: SocketAddr, method: &str, path: &str) -> Result<(String, String)> {
         let mut answer = String::new();
         self.node.netns().run(|| -> Result<()> {
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+            write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
             stream.read_to_string(&mut answer)?;
             Ok(())
         })?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no end of the HTTP headers")?;
-        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Ok((code.context("no HTTP status")?, body.to_owned()))
+        Ok((head.to_owned(), body.to_owned()))
     }
 
     /// The value of a metric, named as the exposition shows it, labels included.

@@ -107,6 +107,8 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `ClientIP` affinity: seconds since the client's last new connection.
     pub affinity_seconds: Option<u32>,
+    /// Where load balancers ask whether this node has endpoints; only for those whose external policy is `Local`.
+    pub health_check_node_port: Option<u16>,
 }
 
 /// One port of a Service.

@@ -58,6 +58,8 @@ pub enum Problem {
     InvalidPort(Option<i64>),
     /// A node port outside 1..=65535.
     InvalidNodePort(i64),
+    /// Load balancers cannot ask at this port.
+    InvalidHealthCheckPort(i64),
     /// Not TCP, UDP or SCTP.
     UnknownProtocol(String),
     /// Another port of the Service has the same name and protocol.
@@ -129,6 +131,12 @@ impl fmt::Display for Problem {
                 write!(
                     f,
                     "{number} is not a port number (1 to 65535); the port is served without a node port"
+                )
+            }
+            Self::InvalidHealthCheckPort(number) => {
+                write!(
+                    f,
+                    "{number} is not a port number (1 to 65535); load balancers that ask for health get no answer"
                 )
             }
             Self::UnknownProtocol(text) => {

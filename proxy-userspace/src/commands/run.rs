@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result};
 use proxy_common::layout::Counter;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tracing::{info, warn};
 
 use crate::{
-    controller::{Controller, status::Status, sweep},
+    controller::{Controller, Hears, status::Status, sweep},
     datapath::{
         counters::Counters,
         flows::{FlowMaps, sweep::Judge},
@@ -23,6 +23,7 @@ use crate::{
         kubernetes::{AccessSettings, Kubernetes},
         manifests::Manifests,
     },
+    tables::checks::Checks,
 };
 
 /// Changes that may wait between the source and the controller; beyond, the source waits.
@@ -67,7 +68,9 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let pins = Pins::new(&settings.bpffs_root);
     let judge = Judge { timeouts: args.flows.timeouts(), ports: settings.packets.ports };
     let (serves, served) = std::sync::mpsc::channel();
-    let mut controller = Controller::new(settings, &node, Arc::clone(&status), serves)?;
+    let (asks, checks) = watch::channel(Checks::new());
+    let hears = Hears { served: serves, checks: asks };
+    let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears)?;
     let counters = controller.datapath().counters()?;
     let flows = FlowMaps::open(&pins)?;
     let (sender, changes) = mpsc::channel(QUEUE);
@@ -88,6 +91,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         result = controller.run(changes, addresses, devices) => result,
         result = serve::health(args.healthz_bind_address, Arc::clone(&status)) => result,
         result = serve::metrics(args.metrics_bind_address, Arc::clone(&status)) => result,
+        result = serve::balancers::run(checks, Arc::clone(&status)) => result,
         result = sweep::run(flows, judge, Arc::clone(&status), served) => result,
         () = follow(&counters, &status) => Ok(()),
         _ = interrupt.recv() => stopped("SIGINT"),

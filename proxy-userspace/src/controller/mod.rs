@@ -33,7 +33,10 @@ use crate::{
     flows::stale::Served,
     host::devices::Devices,
     plan::{self, Extent, Plan, Planner, Problem},
-    tables,
+    tables::{
+        self,
+        checks::{self, Checks},
+    },
 };
 use devices::DeviceWatch;
 use status::Status;
@@ -60,8 +63,15 @@ pub struct Controller {
     told: HashMap<ServiceName, Vec<Problem>>,
     attached: bool,
     status: Arc<Status>,
-    /// Who is told which endpoints serve UDP after each change.
-    served: Sender<Served>,
+    hears: Hears,
+}
+
+/// Who is told something after each change.
+pub struct Hears {
+    /// Which endpoints serve UDP.
+    pub served: Sender<Served>,
+    /// What load balancers are to be told.
+    pub checks: watch::Sender<Checks>,
 }
 
 impl Controller {
@@ -73,7 +83,7 @@ impl Controller {
         settings: datapath::Settings,
         node_name: &str,
         status: Arc<Status>,
-        served: Sender<Served>,
+        hears: Hears,
     ) -> Result<Self> {
         let datapath = Datapath::open(&settings)?;
         let observed = datapath.observe()?;
@@ -104,7 +114,7 @@ impl Controller {
             told: HashMap::new(),
             attached: false,
             status,
-            served,
+            hears,
         })
     }
 
@@ -247,18 +257,36 @@ impl Controller {
             );
         }
         self.synced = true;
-        // Now that whoever chooses anew chooses among those.
-        let mut served = Served::default();
-        names.iter().for_each(|name| tables::add_served(&self.cluster, name, &mut served));
-        if !served.is_empty() {
-            // Who is to hear of it ends only when we do.
-            let _ = self.served.send(served);
-        }
+        self.announce(&names);
         let operations = plan.operations.len();
         self.tell(&names, plan);
         self.status.synced(&self.planner, self.cluster.counts(), operations, started.elapsed());
         debug!(operations, elapsed = ?started.elapsed(), "maps written");
         Ok(())
+    }
+
+    /// Tells what follows from a change of these Services, now that whoever chooses anew chooses as it has it.
+    fn announce(&self, names: &[ServiceName]) {
+        let mut served = Served::default();
+        names.iter().for_each(|name| tables::add_served(&self.cluster, name, &mut served));
+        if !served.is_empty() {
+            // Who is to hear of it ends only when we do.
+            let _ = self.hears.served.send(served);
+        }
+        self.hears.checks.send_if_modified(|checks| {
+            let mut is_modified = false;
+            for name in names {
+                let is = checks::of_service(&self.cluster, name);
+                if is.as_ref() != checks.get(name) {
+                    is_modified = true;
+                    match is {
+                        Some(check) => drop(checks.insert(name.clone(), check)),
+                        None => drop(checks.remove(name)),
+                    }
+                }
+            }
+            is_modified
+        });
     }
 
     /// Reports what a plan left undone, each thing once for as long as it lasts.

@@ -46,6 +46,7 @@ fn service(text: &str) -> (Service, ServicePort) {
         external_ips: addresses("external", "192.0.2.1"),
         load_balancer_ips: addresses("lb", "203.0.113.1"),
         restricted: Vec::new(),
+        health_check_node_port: None,
         ports: vec![port.clone()],
         internal_policy: policy("ITP=Local"),
         external_policy: policy("ETP=Local"),

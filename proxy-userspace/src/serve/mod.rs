@@ -1,7 +1,9 @@
-//! The HTTP servers: health and metrics.
+//! The HTTP servers: health and metrics; and [`balancers`], which answers load balancers.
 //!
 //! `/healthz` and `/livez` answer 200 while no change has waited longer than a minute, as kube-proxy's do, which
 //! also means: before the first sync. `/readyz` answers 200 once tables are complete and programs attached.
+
+pub mod balancers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

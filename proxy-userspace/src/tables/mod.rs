@@ -4,6 +4,8 @@
 //! the frontends under which it answers and the backends it leads to. Slots and ids are not known here: where
 //! things lie in the maps is the plan's business.
 
+pub mod checks;
+
 use proxy_common::{
     address::{Address, Port},
     layout::{Backend, FrontendKey, Sets, backend_flag, frontend_kind, protocol, scope},

@@ -279,3 +279,41 @@ fn nothing_for_what_is_not_served() {
     assert!(!table.any_endpoint && table.cluster.is_empty(), "it refuses, so it needs its frontend");
     assert_eq!(table.frontends.len(), 2);
 }
+
+#[test]
+fn load_balancers_are_told_how_many_endpoints_on_this_node_are_ready() {
+    let spec = json!({
+        "type": "LoadBalancer", "clusterIPs": ["10.96.0.1", "fd00::1"], "externalTrafficPolicy": "Local",
+        "healthCheckNodePort": 32000,
+        "ports": [{"name": "http", "port": 80}, {"name": "https", "port": 443}],
+    });
+    let endpoint = |ip: &str, node: &str, conditions: Value| json!({"addresses": [ip], "nodeName": node, "conditions": conditions});
+    let slice = json!({
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}, {"name": "https", "port": 8443}],
+        "metadata": {"namespace": "ns", "name": "a", "labels": {"kubernetes.io/service-name": "web"}},
+        "endpoints": [
+            endpoint("10.244.0.1", "n1", json!({"ready": true})),
+            endpoint("10.244.0.2", "n1", json!({})),
+            endpoint("10.244.0.3", "n1", json!({"ready": false})),
+            endpoint("10.244.0.4", "n1", json!({"ready": false, "serving": true, "terminating": true})),
+            endpoint("10.244.1.1", "n2", json!({"ready": true})),
+        ],
+    });
+    let check = |objects: &[Value]| {
+        let name = ServiceName { namespace: "ns".into(), name: "web".into() };
+        checks::of_service(&cluster(objects), &name).map(|check| (check.port, check.endpoints))
+    };
+    let (v4, v6) = (Family::V4, Family::V6);
+    assert_eq!(check(&[service(spec.clone()), slice.clone()]), Some((32000, [(v4, 2), (v6, 0)].into())));
+    assert_eq!(check(&[service(spec.clone())]), Some((32000, [(v4, 0), (v6, 0)].into())));
+    assert_eq!(check(&[slice]), None);
+    let mut single = spec;
+    single["clusterIPs"] = json!(["10.96.0.1"]);
+    assert_eq!(
+        check(&[service(single.clone())]),
+        Some((32000, [(v4, 0)].into())),
+        "a family it does not have"
+    );
+    single["externalTrafficPolicy"] = json!("Cluster");
+    assert_eq!(check(&[service(single)]), None);
+}

@@ -1,5 +1,6 @@
 //! The program's life: start, kill, restart, refuse to start; what it says, and what it costs.
 
+mod balancers;
 mod budgets;
 mod commands;
 mod flows;

@@ -65,8 +65,22 @@ pub fn service(object: &api::Service) -> (Parsed<Service>, Vec<Reject>) {
         ),
         external_policy: if externally_reachable { external_policy } else { TrafficPolicy::Cluster },
         affinity_seconds: affinity(spec, &mut rejects),
+        health_check_node_port: health_check(spec, external_policy, &mut rejects),
     };
     (Parsed::Value(value), rejects.list)
+}
+
+/// kube-proxy: `NeedsHealthCheck`.
+fn health_check(spec: &api::ServiceSpec, policy: TrafficPolicy, rejects: &mut Rejects) -> Option<u16> {
+    if spec.kind.as_deref() != Some("LoadBalancer") || policy != TrafficPolicy::Local {
+        return None;
+    }
+    let number = spec.health_check_node_port.filter(|number| *number != 0)?;
+    let port = u16::try_from(number).ok();
+    if port.is_none() {
+        rejects.push("spec.healthCheckNodePort", Problem::InvalidHealthCheckPort(number));
+    }
+    port
 }
 
 /// The families in which `loadBalancerSourceRanges` keeps some clients out: those it has ranges of, unless one of

@@ -257,3 +257,26 @@ fn load_balancer_source_ranges_close_a_family_unless_one_of_them_is_everything()
     assert_eq!(parse(json!([" 10.0.0.0/8", "fd00::/8"])), (vec![Family::V4, Family::V6], 1));
     assert_eq!(parse(json!(["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"])), (vec![Family::V6], 1));
 }
+
+#[test]
+fn load_balancers_ask_only_where_the_policy_is_local() {
+    let parse = |kind: &str, policy: &str, port: serde_json::Value| {
+        let object: api::Service = serde_json::from_value(json!({
+            "metadata": {"namespace": "ns", "name": "web"},
+            "spec": {"type": kind, "clusterIP": "10.0.0.1", "ports": [{"port": 80}],
+                     "externalTrafficPolicy": policy, "healthCheckNodePort": port},
+        }))
+        .expect("decodes");
+        let (parsed, rejects) = service(&object);
+        (parsed.value().expect("ours").health_check_node_port, rejects.len())
+    };
+    assert_eq!(parse("LoadBalancer", "Local", json!(32000)), (Some(32000), 0));
+    assert_eq!(parse("LoadBalancer", "Local", json!(65535)), (Some(65535), 0));
+    assert_eq!(parse("LoadBalancer", "Local", json!(0)), (None, 0));
+    assert_eq!(parse("LoadBalancer", "Local", json!(null)), (None, 0));
+    assert_eq!(parse("LoadBalancer", "Cluster", json!(32000)), (None, 0));
+    assert_eq!(parse("NodePort", "Local", json!(32000)), (None, 0));
+    for bad in [-1, 65536] {
+        assert_eq!(parse("LoadBalancer", "Local", json!(bad)), (None, 1), "{bad}");
+    }
+}
