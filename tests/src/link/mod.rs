@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkMessage};
 use rtnetlink::packet_route::route::RouteScope;
-use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
+use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcOption};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 mod device;
@@ -64,6 +64,28 @@ impl Links {
     /// See [`Links::bridge`].
     pub async fn change(&self, name: &str, message: LinkMessage) -> Result<()> {
         self.handle.link().change(message).execute().await.with_context(|| format!("cannot change {name}"))
+    }
+
+    /// Gives a device an `ingress` qdisc, as the bandwidth plugin of the CNI project does: no clsact fits beside it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn ingress_qdisc(&self, name: &str) -> Result<()> {
+        let index = self.index(name).await?.cast_signed();
+        let added = self.handle.qdisc().add(index).ingress().execute().await;
+        added.with_context(|| format!("cannot give {name} an ingress qdisc"))
+    }
+
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_ingress_qdisc(&self, name: &str) -> Result<()> {
+        let index = self.index(name).await?.cast_signed();
+        let mut request = self.handle.qdisc().del(index);
+        request.message_mut().header.parent = TcHandle::INGRESS;
+        request.message_mut().header.handle = TcHandle::from(0xffff_0000);
+        request.execute().await.with_context(|| format!("cannot take the ingress qdisc off {name}"))
     }
 
     /// The BPF filters of a clsact qdisc, in order.

@@ -121,3 +121,23 @@ fn a_device_that_is_no_longer_chosen_loses_its_filters() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_bridge_helps_out_where_a_port_cannot_be_attached() -> Result<()> {
+    let mut stage = Stage::new(1)?;
+    let (taken, netns) = (crate::port(&stage)?, stage.node.netns().clone());
+    netns.links(async |links| links.ingress_qdisc(&taken).await)?;
+    start(&mut stage)?;
+    stage.wait_for_log(&["packets of Services are not seen to here", &taken])?;
+    wait::until_true("the bridge has filters", PATIENCE, || {
+        Ok(names(&filters(&stage, "cni0")?) == OURS.map(|one| vec![one]))
+    })
+    .with_context(|| stage.kubeshunt().log_tail())?;
+    // Once the port is free, its own will do.
+    netns.links(async |links| links.remove_ingress_qdisc(&taken).await)?;
+    stage.kubeshunt_mut().kill9()?;
+    stage.kubeshunt_mut().restart()?;
+    assert_eq!(names(&filters(&stage, &taken)?), OURS.map(|one| vec![one]));
+    assert_eq!(filters(&stage, "cni0")?, [vec![], vec![]]);
+    Ok(())
+}

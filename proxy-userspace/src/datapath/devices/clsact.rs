@@ -29,8 +29,18 @@ impl Direction {
     }
 }
 
-/// Where a program of ours is attached.
-pub(super) async fn present() -> Result<BTreeSet<(u32, Direction)>> {
+/// What there is on devices.
+#[derive(Debug, Default)]
+pub(super) struct Present {
+    /// Where a program of ours is attached.
+    pub(super) attached: BTreeSet<(u32, Direction)>,
+    /// Devices with an `ingress` qdisc, as the CNI project's bandwidth plugin gives them: beside that there is no clsact,
+    /// and what is attached to its way out would run on the way in.
+    pub(super) with_ingress: BTreeSet<u32>,
+}
+
+/// Looks at all devices of this network namespace.
+pub(super) async fn present() -> Result<Present> {
     let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
     let pump = tokio::spawn(connection);
     let result = find(&handle).await;
@@ -38,12 +48,16 @@ pub(super) async fn present() -> Result<BTreeSet<(u32, Direction)>> {
     result
 }
 
-async fn find(handle: &rtnetlink::Handle) -> Result<BTreeSet<(u32, Direction)>> {
+async fn find(handle: &rtnetlink::Handle) -> Result<Present> {
+    let mut present = Present::default();
     let mut with_qdisc = BTreeSet::new();
     let mut qdiscs = handle.qdisc().get().execute();
     loop {
         match qdiscs.try_next().await {
-            Ok(Some(message)) if is_clsact(&message) => drop(with_qdisc.insert(message.header.index)),
+            Ok(Some(message)) if is_kind(&message, "clsact") => drop(with_qdisc.insert(message.header.index)),
+            Ok(Some(message)) if is_kind(&message, "ingress") => {
+                present.with_ingress.insert(message.header.index.cast_unsigned());
+            }
             Ok(Some(_)) => {}
             Ok(None) => break,
             // A kernel without qdiscs has no filters of ours.
@@ -51,7 +65,6 @@ async fn find(handle: &rtnetlink::Handle) -> Result<BTreeSet<(u32, Direction)>> 
             Err(error) => return Err(error).context("cannot list qdiscs"),
         }
     }
-    let mut present = BTreeSet::new();
     for index in with_qdisc {
         for way in Direction::ALL {
             let request = handle.traffic_filter(index).get();
@@ -62,7 +75,7 @@ async fn find(handle: &rtnetlink::Handle) -> Result<BTreeSet<(u32, Direction)>> 
             let mut filters = request.execute();
             while let Some(message) = filters.try_next().await.context("cannot list filters")? {
                 if is_ours(&message, way) {
-                    present.insert((index.cast_unsigned(), way));
+                    present.attached.insert((index.cast_unsigned(), way));
                 }
             }
         }
@@ -70,8 +83,8 @@ async fn find(handle: &rtnetlink::Handle) -> Result<BTreeSet<(u32, Direction)>> 
     Ok(present)
 }
 
-fn is_clsact(message: &TcMessage) -> bool {
-    message.attributes.iter().any(|one| matches!(one, TcAttribute::Kind(kind) if kind == "clsact"))
+fn is_kind(message: &TcMessage, kind: &str) -> bool {
+    message.attributes.iter().any(|one| matches!(one, TcAttribute::Kind(own) if own == kind))
 }
 
 fn is_ours(message: &TcMessage, way: Direction) -> bool {
@@ -121,7 +134,7 @@ pub(super) fn detach(index: u32, way: Direction) -> Result<()> {
 /// # Errors
 /// When filters cannot be listed or removed.
 pub async fn remove_all() -> Result<usize> {
-    let present = present().await?;
+    let present = present().await?.attached;
     // What translates goes before what undoes it.
     for (index, way) in present.iter().filter(|(_, way)| *way == Direction::Ingress) {
         detach(*index, *way)?;

@@ -16,7 +16,7 @@ mod variant;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, bail};
 use aya::{
     maps::{HashMap, MapData},
     programs::TcAttachType,
@@ -99,6 +99,8 @@ pub struct Devices {
     entries: HashMap<MapData, u32, layout::Device>,
     /// What is attached, and what is covered, by interface index; `None` where something of ours may be, but not all as it should be.
     known: BTreeMap<u32, Option<Device>>,
+    /// Devices on which there is no room for filters, as they were when it was looked last.
+    with_ingress: BTreeSet<u32>,
     /// Where there is something of ours on the other hook, which an earlier process used.
     leftover: BTreeSet<(u32, Direction)>,
 }
@@ -126,7 +128,15 @@ impl Devices {
             None => Hook::Clsact,
         };
         let variants = Variants::new(settings.clone(), pins.clone())?;
-        Ok(Self { pins, hook, variants, entries, known: BTreeMap::new(), leftover: BTreeSet::new() })
+        Ok(Self {
+            pins,
+            hook,
+            variants,
+            entries,
+            known: BTreeMap::new(),
+            with_ingress: BTreeSet::new(),
+            leftover: BTreeSet::new(),
+        })
     }
 
     /// How many devices are attached on a side.
@@ -149,6 +159,8 @@ impl Devices {
     pub async fn look(&mut self) -> Result<()> {
         self.variants.forget_failures();
         let (links, filters) = (tcx::present(&self.pins)?, clsact::present().await?);
+        self.with_ingress = filters.with_ingress;
+        let filters = filters.attached;
         let (present, leftover) = match self.hook {
             Hook::Tcx => (links, filters),
             Hook::Clsact => (filters, links),
@@ -190,7 +202,7 @@ impl Devices {
                 Err(error) => changes.failed.push((device.name.clone(), error)),
             }
         }
-        let covered: BTreeMap<u32, &Device> = due.extract_if(.., |_, device| device.is_covered).collect();
+        due.retain(|_, device| !device.is_covered);
         self.variants.prepare(due.values().copied());
         for way in Direction::ALL {
             due.retain(|index, device| match self.attach(*index, device, way) {
@@ -211,16 +223,50 @@ impl Devices {
                 changes.attached.push(device.clone());
             }
         }
-        // Not before their ports have programs, and not unless they have.
-        if changes.failed.is_empty() {
-            self.clear(covered, &mut changes);
-        }
+        self.cover(wanted, &mut changes);
         changes
     }
 
+    /// Takes the programs off bridges whose ports have them; where ports have not got theirs, the bridge has its own for
+    /// as long, which see at least what goes to the world and comes from it.
+    fn cover(&mut self, wanted: &BTreeMap<u32, Device>, changes: &mut Changes) {
+        let has_programs = |(index, device): (&u32, &Device)| {
+            device.side == Side::Outside
+                || device.is_covered
+                || matches!(self.known.get(index), Some(Some(_)))
+        };
+        let all_have = wanted.iter().all(has_programs);
+        let covered = wanted.iter().filter(|(_, device)| device.is_covered);
+        if all_have {
+            let is_done = |index: &u32, device: &Device| self.known.get(index) == Some(&Some(device.clone()));
+            self.clear(covered.filter(|(index, device)| !is_done(index, device)).collect(), changes);
+            return;
+        }
+        let own: BTreeMap<u32, Device> =
+            covered.map(|(index, device)| (*index, Device { is_covered: false, ..device.clone() })).collect();
+        self.variants.prepare(own.values());
+        for (index, device) in own {
+            let done = Direction::ALL.into_iter().try_for_each(|way| self.attach(index, &device, way));
+            match done {
+                Ok(()) => {
+                    let before = self.known.insert(index, Some(device.clone())).flatten();
+                    if before.is_none_or(|before| programs(&before) != programs(&device)) {
+                        changes.attached.push(device);
+                    }
+                }
+                Err(error) => {
+                    self.known.insert(index, None);
+                    if name_of(index).is_some() {
+                        changes.failed.push((device.name, error));
+                    }
+                }
+            }
+        }
+    }
+
     /// Takes programs off devices that keep their entries.
-    fn clear(&mut self, covered: BTreeMap<u32, &Device>, changes: &mut Changes) {
-        for (index, device) in covered {
+    fn clear(&mut self, covered: BTreeMap<&u32, &Device>, changes: &mut Changes) {
+        for (&index, device) in covered {
             let ways = Direction::ALL.into_iter().rev();
             let done = ways.map(|way| self.detach_wherever(index, way)).collect::<Result<Vec<()>>>();
             match done {
@@ -247,6 +293,10 @@ impl Devices {
         let program = self.variants.program(device, way)?;
         match self.hook {
             Hook::Tcx => tcx::attach(&self.pins, index, way, program)?,
+            Hook::Clsact if self.with_ingress.contains(&index) => bail!(
+                "it has an ingress qdisc, beside which there is no room for filters; Linux 6.6 has hooks of its own for \
+                 programs"
+            ),
             Hook::Clsact => clsact::attach(index, way, program)?,
         }
         // Not before: no packet is to find both hooks empty.
