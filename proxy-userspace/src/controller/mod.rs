@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use proxy_common::address::Address;
+use proxy_common::{address::Address, layout::FrontendKey};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -28,7 +28,11 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    cluster::{Cluster, change::Change, model::ServiceName},
+    cluster::{
+        Cluster,
+        change::Change,
+        model::{ServiceName, ServicePort},
+    },
     datapath::{self, Datapath, kernel},
     flows::stale::Served,
     host::devices::Devices,
@@ -64,6 +68,8 @@ pub struct Controller {
     attached: bool,
     status: Arc<Status>,
     hears: Hears,
+    /// This node's addresses.
+    node: Arc<BTreeSet<Address>>,
 }
 
 /// Who is told something after each change.
@@ -115,6 +121,7 @@ impl Controller {
             attached: false,
             status,
             hears,
+            node: Arc::default(),
         })
     }
 
@@ -267,8 +274,14 @@ impl Controller {
 
     /// Tells what follows from a change of these Services, now that whoever chooses anew chooses as it has it.
     fn announce(&self, names: &[ServiceName]) {
-        let mut served = Served::default();
-        names.iter().for_each(|name| tables::add_served(&self.cluster, name, &mut served));
+        let mut served = Served::on(Arc::clone(&self.node));
+        for name in names {
+            let holds = |port: &ServicePort, key: &FrontendKey| {
+                let holder = self.planner.holder(key);
+                holder.is_some_and(|holder| holder.service == *name && holder.port == port.name)
+            };
+            tables::add_served(&self.cluster, name, holds, &mut served);
+        }
         if !served.is_empty() {
             // Who is to hear of it ends only when we do.
             let _ = self.hears.served.send(served);
@@ -315,6 +328,7 @@ impl Controller {
     }
 
     fn node_addresses(&mut self, wanted: &BTreeSet<Address>) -> Result<()> {
+        self.node = Arc::new(wanted.clone());
         let operations = plan::node_addresses(&self.datapath.node_addresses()?, wanted);
         self.datapath.carry_out(&operations)
     }

@@ -40,7 +40,7 @@ const HURRIED_RESTS: u32 = 4;
 /// A step that took long has been waiting for a CPU, not using one.
 const LONGEST_REST: Duration = Duration::from_millis(250);
 
-/// How many passes over flows there are between two over arrivals, which find something only after a crash.
+/// How many passes over flows there are between two over arrivals, which find what a crash has left, and notes for netfilter.
 const ORPHANS_EVERY: u64 = 30;
 
 /// Sweeps until nobody can say any more who serves: `served` tells after each change. That ends the thread's next rest,
@@ -116,7 +116,7 @@ impl Sweeper {
         let mut sweep = OrphanSweep::default();
         let ended = self.pass(|maps, now| sweep.step(maps, now)).context("sweeping the map of arrivals")?;
         if sweep.removed > 0 {
-            info!(removed = sweep.removed, "removed arrivals that led to no flow");
+            info!(removed = sweep.removed, "removed arrivals that led nowhere");
         }
         Ok(ended)
     }
@@ -149,7 +149,7 @@ impl Sweeper {
                 return Some(());
             }
             let changed = mem::take(&mut self.changed);
-            match self.stale(&changed) {
+            match self.stale(changed) {
                 Ok(ended) => ended?,
                 Err(error) => {
                     warn!(
@@ -176,20 +176,23 @@ impl Sweeper {
     }
 
     /// Passes over all flows until none is left to a backend that does not serve; `None` when it is to end before.
-    fn stale(&mut self, served: &Served) -> Result<Option<()>> {
+    fn stale(&mut self, mut served: Served) -> Result<Option<()>> {
         loop {
             let mut sweep = StaleSweep::default();
             loop {
                 let begun = Instant::now();
-                match sweep.step(&mut self.maps, served) {
+                match sweep.step(&mut self.maps, &served) {
                     Ok(false) => break,
                     Ok(true) => {}
                     Err(error) if is_busy(&error) => {}
                     Err(error) => return Err(error).context("looking for flows to endpoints that are gone"),
                 }
-                // What is said meanwhile has its turn afterwards.
                 if self.listen((begun.elapsed() * HURRIED_RESTS).min(LONGEST_REST)).is_none() {
                     return Ok(None);
+                }
+                // What is said meanwhile counts from here on, and once more for what has been looked at already.
+                if !self.changed.is_empty() {
+                    served.extend(self.changed.clone());
                 }
             }
             if sweep.removed > 0 {

@@ -1,7 +1,7 @@
 //! Which flows lead to a backend that serves no more.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -21,15 +21,20 @@ type End = (Address, Port);
 pub struct Served {
     /// NodePorts stand under the wildcard of their family.
     by_end: HashMap<End, Arc<HashSet<End>>>,
+    /// Where NodePorts are.
+    node: Arc<BTreeSet<Address>>,
 }
 
 impl Served {
-    /// Adds a service port: where it answers, and who serves it. Of other protocols than UDP nothing is noted, nor where
-    /// nobody serves.
+    /// Nothing yet, on a node with these addresses.
+    #[must_use]
+    pub fn on(node: Arc<BTreeSet<Address>>) -> Self {
+        Self { by_end: HashMap::new(), node }
+    }
+
+    /// Adds a service port: where it answers, and who serves it, if anybody. Of other protocols than UDP nothing is
+    /// noted.
     pub fn add(&mut self, frontends: impl IntoIterator<Item = FrontendKey>, endpoints: HashSet<End>) {
-        if endpoints.is_empty() {
-            return;
-        }
         let endpoints = Arc::new(endpoints);
         for key in frontends {
             if key.protocol == protocol::UDP && matches!(key.scope, scope::VIP | scope::NODE_PORT) {
@@ -41,6 +46,7 @@ impl Served {
     /// Adds what is known later, and what it says of the same frontends counts.
     pub fn extend(&mut self, later: Self) {
         self.by_end.extend(later.by_end);
+        self.node = later.node;
     }
 
     /// Whether nothing is known.
@@ -52,8 +58,12 @@ impl Served {
     /// Whether a backend is known not to serve a frontend, while others do.
     fn is_elsewhere(&self, asked: End, backend: End) -> bool {
         let (address, port) = asked;
-        let at = self.by_end.get(&asked).or_else(|| self.by_end.get(&(address.any_of_family(), port)));
-        at.is_some_and(|endpoints| !endpoints.contains(&backend))
+        let node_port = || {
+            let is_here = self.node.contains(&address);
+            is_here.then(|| self.by_end.get(&(address.any_of_family(), port))).flatten()
+        };
+        let endpoints = self.by_end.get(&asked).or_else(node_port);
+        endpoints.is_some_and(|endpoints| !endpoints.is_empty() && !endpoints.contains(&backend))
     }
 
     /// Whether a flow is to be deleted, so that the client's next datagram chooses among those who serve.

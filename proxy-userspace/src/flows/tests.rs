@@ -1,5 +1,6 @@
 //! Which flows are over, and what is counted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -245,7 +246,7 @@ fn only_udp_flows_are_led_elsewhere_and_only_if_there_is_an_elsewhere() {
     let ends = |all: &[(&str, u16)]| all.iter().map(|(ip, port)| (address(ip), Port::new(*port))).collect();
     let leaves = |protocol, state, frontend: FrontendKey, serving: &[(&str, u16)]| {
         let (key, flow) = flow(protocol, 5000, "10.1.0.1", None, state);
-        let mut served = Served::default();
+        let mut served = Served::on(Arc::new([address("10.96.0.1")].into()));
         served.add([frontend], ends(serving));
         served.leaves(&key, &flow)
     };
@@ -269,7 +270,12 @@ fn only_udp_flows_are_led_elsewhere_and_only_if_there_is_an_elsewhere() {
     ] {
         assert!(!leaves(protocol::UDP, 0, elsewhere, &[other]), "{elsewhere:?}");
     }
-    assert!(leaves(protocol::UDP, 0, key(Address::ANY_V4, 80, protocol::UDP, scope::NODE_PORT), &[other]));
+    let node_port = key(Address::ANY_V4, 80, protocol::UDP, scope::NODE_PORT);
+    assert!(leaves(protocol::UDP, 0, node_port, &[other]));
+    let mut not_here = Served::default();
+    not_here.add([node_port], ends(&[other]));
+    let (inside, to_vip) = flow(protocol::UDP, 5000, "10.1.0.1", None, 0);
+    assert!(!not_here.leaves(&inside, &to_vip), "the address is not the node's");
     // The last word counts, and what belongs to another key is not believed.
     let mut served = Served::default();
     served.add([vip], ends(&[other]));
@@ -277,6 +283,11 @@ fn only_udp_flows_are_led_elsewhere_and_only_if_there_is_an_elsewhere() {
     later.add([vip], ends(&[this, other]));
     let (key, flow) = flow(protocol::UDP, 5000, "10.1.0.1", None, 0);
     assert!(served.leaves(&key, &flow) && !served.leaves(&key, &Flow { service: 9, ..flow }));
+    let mut nobody = Served::default();
+    nobody.add([vip], ends(&[]));
+    let mut gone = served.clone();
+    gone.extend(nobody);
+    assert!(!gone.leaves(&key, &flow), "nobody serves any more");
     served.extend(later);
     assert!(!served.leaves(&key, &flow));
 }
@@ -303,5 +314,10 @@ fn an_arrival_of_another_flow_is_an_orphan_once_things_have_settled() {
         (None, 0, false),
     ] {
         assert_eq!(is_orphan(&arrival, flow, now * SECOND), orphan, "{flow:?} at {now}");
+    }
+    // What leads nowhere on purpose stays for as long as netfilter may need it.
+    let nowhere = Arrival { address: Address::ANY_V6, ..arrival };
+    for (now, orphan) in [(61, false), (179, false), (181, true)] {
+        assert_eq!(is_orphan(&nowhere, None, now * SECOND), orphan, "at {now}");
     }
 }

@@ -123,6 +123,12 @@ impl Planner {
         }
     }
 
+    /// Whose a frontend is: of all who claim it, the one with the best claim.
+    #[must_use]
+    pub fn holder(&self, key: &FrontendKey) -> Option<&PortName> {
+        self.frontends.get(key)?.best().map(|claim| &claim.name)
+    }
+
     /// What to do so that the maps say what `desired` says. `memory` is the backends map as it stands; it is
     /// compared with, so that an unchanged set costs nothing.
     ///

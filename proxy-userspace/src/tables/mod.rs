@@ -93,17 +93,25 @@ pub fn of_service(cluster: &Cluster, name: &ServiceName) -> Vec<PortTable> {
     tables
 }
 
-/// Adds to `served` who serves the UDP ports of the Service `name`, and where.
-pub fn add_served(cluster: &Cluster, name: &ServiceName, served: &mut Served) {
+/// Adds to `served` who serves the UDP ports of the Service `name`, at those of its frontends that it `holds`: another
+/// Service may have a better claim to one. Endpoints that are ready count whether or not they answer, because the sets
+/// have them, too.
+pub fn add_served(
+    cluster: &Cluster,
+    name: &ServiceName,
+    holds: impl Fn(&ServicePort, &FrontendKey) -> bool,
+    served: &mut Served,
+) {
     let Some(service) = cluster.service(name) else { return };
     for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
         for cluster_ip in &service.cluster_ips {
             let family = Family::of(*cluster_ip);
             let endpoints = cluster.endpoints(name, port, family).into_iter();
             let serving = endpoints
-                .filter(|endpoint| endpoint.serving)
+                .filter(|endpoint| endpoint.serving || endpoint.ready)
                 .map(|endpoint| (Address::from(endpoint.address), Port::new(endpoint.port)));
-            served.add(frontends(service, port, family).into_iter().map(|(key, _)| key), serving.collect());
+            let frontends = frontends(service, port, family).into_iter().map(|(key, _)| key);
+            served.add(frontends.filter(|key| holds(port, key)), serving.collect());
         }
     }
 }
