@@ -165,7 +165,7 @@ map_type! {
         masquerade: Address,
         /// When it began, `CLOCK_MONOTONIC` nanoseconds: tells it from a later flow with the same tuple.
         born: u64,
-        /// When a packet of it was last seen, within a second, `CLOCK_MONOTONIC` nanoseconds. Not sealed.
+        /// When a packet of it was last seen, within a tick (2.6 s at most), `CLOCK_MONOTONIC` nanoseconds. Not sealed.
         seen: u64,
         /// The port the client asked for.
         vip_port: Port,

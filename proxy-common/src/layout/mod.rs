@@ -35,7 +35,7 @@ pub use service::{Backend, Range, Service, Sets, Traits, backend_flag};
 
 /// Version of everything in this file. Pinned maps live in a folder named after it, so that a build with
 /// another layout never reads ours.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of maps, in the object file and under the pin folder.
 pub mod map {

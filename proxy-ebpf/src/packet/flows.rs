@@ -60,10 +60,14 @@ impl Flows for FlowMaps {
     }
 
     #[inline(always)]
-    fn stamp(&self, entry: Self::Entry, tick: u16) {
-        // SAFETY: the verifier checked the pointer. If the element is another arrival's by now, that one's flow is not
-        // looked at before the next tick, or news.
-        unsafe { ptr::write_volatile(&raw mut (*entry).noted, tick) };
+    fn stamp(&self, entry: Self::Entry, born: u64, tick: u16) {
+        // SAFETY: the verifier checked the pointer. The element may have become another arrival's; one that does so
+        // between these two lines is looked at a tick too late, or answered to a packet too late.
+        unsafe {
+            if ptr::read_volatile(&raw const (*entry).born) == born {
+                ptr::write_volatile(&raw mut (*entry).noted, tick);
+            }
+        }
     }
 
     #[inline(always)]
@@ -108,12 +112,13 @@ impl Flows for FlowMaps {
     }
 
     #[inline(always)]
-    fn touch(&self, place: Self::Place, seen: u64, state: u32) {
-        // SAFETY: the verifier checked the pointer. If the element is another flow's by now, that one was just
-        // seen as well, and its state is at worst ahead of it.
+    fn touch(&self, place: Self::Place, born: u64, seen: u64, state: u32) {
+        // SAFETY: as in `stamp`: what another flow would inherit is what was true of this one a moment ago.
         unsafe {
-            ptr::write_volatile(&raw mut (*place).seen, seen);
-            ptr::write_volatile(&raw mut (*place).state, state);
+            if ptr::read_volatile(&raw const (*place).born) == born {
+                ptr::write_volatile(&raw mut (*place).seen, seen);
+                ptr::write_volatile(&raw mut (*place).state, state);
+            }
         }
     }
 

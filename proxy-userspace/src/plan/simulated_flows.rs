@@ -86,8 +86,10 @@ impl Flows for Memory {
         self.arrivals.borrow().get(tuple).map(|arrival| (*arrival, *tuple))
     }
 
-    fn stamp(&self, entry: Tuple, tick: u16) {
-        if let Some(arrival) = self.arrivals.borrow_mut().get_mut(&entry) {
+    fn stamp(&self, entry: Tuple, born: u64, tick: u16) {
+        if let Some(arrival) = self.arrivals.borrow_mut().get_mut(&entry)
+            && arrival.born == born
+        {
             arrival.noted = tick;
         }
     }
@@ -121,8 +123,10 @@ impl Flows for Memory {
         self.flows.borrow_mut().remove(key);
     }
 
-    fn touch(&self, place: Tuple, seen: u64, state: u32) {
-        if let Some(flow) = self.flows.borrow_mut().get_mut(&place) {
+    fn touch(&self, place: Tuple, born: u64, seen: u64, state: u32) {
+        if let Some(flow) = self.flows.borrow_mut().get_mut(&place)
+            && flow.born == born
+        {
             (flow.seen, flow.state) = (seen, state);
         }
     }

@@ -304,6 +304,12 @@ fn a_client_that_comes_directly_from_a_port_it_had_used_is_answered() {
     let seen = network.establish(asked);
     network.answer(seen, asked, SYN_ACK);
     network.check_alive(asked, seen);
+    // Where the backend sees the node, nobody can have gone to it directly.
+    let network = Network::roomy().with(&[remote(2)]);
+    let seen = network.establish(asked);
+    close(&network, asked, seen);
+    network.answer(seen, asked, SYN_ACK);
+    assert_eq!(network.len().0, 1);
 }
 
 #[test]

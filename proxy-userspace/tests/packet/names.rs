@@ -148,6 +148,25 @@ fn an_answer_is_no_question_though_netfilter_has_drawn_a_node_port() {
 }
 
 #[test]
+fn what_nobody_but_netfilter_may_send_is_noted_and_renewed() {
+    const SECOND: u64 = 1_000_000_000;
+    let network = Network::roomy().with(&[remote(1)]);
+    let from = |source, port| tuple(source, port, ("10.244.2.1", TARGET), protocol::UDP);
+    // A ClusterIP is no address of the node: whoever sends from it has forged it.
+    network.carry(from(address(CLUSTER_IP), PORT), Signals::UDP);
+    assert_eq!(network.len(), (0, 0));
+    let noted = || network.memory.arrivals.borrow().values().next().map(|arrival| arrival.born);
+    let drawn = from(address(NODE), NODE_PORT);
+    network.carry(drawn, Signals::UDP);
+    let first = noted().expect("noted");
+    network.carry(drawn, Signals::UDP);
+    assert_eq!(noted(), Some(first), "not with every packet");
+    network.node.now.set(network.node.now.get() + 21 * SECOND);
+    network.carry(drawn, Signals::UDP);
+    assert!(noted() > Some(first + 20 * SECOND), "it would go while it is needed");
+}
+
+#[test]
 fn a_name_that_is_not_in_use_yet_is_taken() {
     let network = Network::roomy().with(&[remote(1)]);
     network.node.ports.set(PortRanges::new((20_000, 2), (0, 0)));

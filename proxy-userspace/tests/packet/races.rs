@@ -39,8 +39,8 @@ impl Flows for Interrupted<'_> {
     fn arrival(&self, tuple: &Tuple) -> Option<(Arrival, Tuple)> {
         self.memory().arrival(tuple)
     }
-    fn stamp(&self, entry: Tuple, tick: u16) {
-        self.memory().stamp(entry, tick);
+    fn stamp(&self, entry: Tuple, born: u64, tick: u16) {
+        self.memory().stamp(entry, born, tick);
     }
     fn put_arrival(&self, tuple: &Tuple, arrival: &Arrival, only_new: bool) -> Put {
         self.memory().put_arrival(tuple, arrival, only_new)
@@ -60,8 +60,8 @@ impl Flows for Interrupted<'_> {
     fn remove_flow(&self, key: &Tuple) {
         self.memory().remove_flow(key);
     }
-    fn touch(&self, place: Tuple, seen: u64, state: u32) {
-        self.memory().touch(place, seen, state);
+    fn touch(&self, place: Tuple, born: u64, seen: u64, state: u32) {
+        self.memory().touch(place, born, seen, state);
     }
     fn watch_backend(&self, backend: &Address, is_masqueraded: bool) {
         self.memory().watch_backend(backend, is_masqueraded);

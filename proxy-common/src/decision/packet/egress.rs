@@ -26,7 +26,7 @@ pub fn egress<F: Flows>(
     desk.flow = flow;
     let from_client = desk.flow.client_is_source() != is_reversed;
     if !from_client {
-        if signals.has(Signals::ANSWERS) && is_over(&desk.flow) {
+        if signals.has(Signals::ANSWERS) && is_over(&desk.flow) && !desk.flow.is_masqueraded() {
             // It answers to a connection that no Service has to do with: the client has gone to the backend directly,
             // from the very port that it had used.
             desk.other = desk.flow;
@@ -57,7 +57,7 @@ fn leave<F: Flows>(flows: &F, desk: &mut Desk, tuple: &Tuple, place: F::Place) {
     tuple.reverse_into(&mut desk.answer);
     desk.answer.destination = desk.flow.masquerade;
     if flows.use_arrival(&desk.answer, desk.flow.born) {
-        flows.touch(place, desk.flow.seen, desk.flow.state | flow_state::LEFT);
+        flows.touch(place, desk.flow.born, desk.flow.seen, desk.flow.state | flow_state::LEFT);
     }
 }
 
@@ -69,21 +69,34 @@ fn leave<F: Flows>(flows: &F, desk: &mut Desk, tuple: &Tuple, place: F::Place) {
 #[inline(never)]
 pub fn disown<F: Flows>(tables: &impl Tables, flows: &F, node: &impl Node, desk: &mut Desk, tuple: &Tuple) {
     let source = Destination { address: tuple.source, port: tuple.source_port, protocol: tuple.protocol };
+    // The node's own addresses are what netfilter draws from; nobody else may send from them (martian sources).
     if tuple.protocol != protocol::UDP
+        || !tables.is_node_address(&tuple.source)
         || !matches!(frontend::on_the_wire(tables, &source), OnTheWire::Served(_))
     {
         return;
     }
     tuple.reverse_into(&mut desk.answer);
+    let now = node.now();
+    let known = flows.arrival(&desk.answer);
+    if let Some((known, _)) = known
+        // Written once more now and then, so that it does not go while it is needed. Whatever else stands there stays.
+        && (known.address != Address::ANY_V6 || now.wrapping_sub(known.born) < RENEWED)
+    {
+        return;
+    }
     desk.arrival.address = Address::ANY_V6;
-    desk.arrival.born = node.now();
+    desk.arrival.born = now;
     desk.arrival.port = Port::new(0);
     desk.arrival.source_port = Port::new(0);
     desk.arrival.flags = arrival_flag::REPLY;
     desk.arrival.noted = 0;
     desk.arrival.seal_for(&desk.answer);
-    let _ = flows.put_arrival(&desk.answer, &desk.arrival, true);
+    let _ = flows.put_arrival(&desk.answer, &desk.arrival, known.is_none());
 }
+
+/// Nanoseconds after which it is noted again that a datagram was not ours.
+const RENEWED: u64 = 20_000_000_000;
 
 /// What a packet with this tuple would become, without a note of it: for the headers that ICMP errors quote.
 #[inline(always)]

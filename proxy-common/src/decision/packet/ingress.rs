@@ -34,12 +34,12 @@ pub fn ingress<F: Flows>(
             Found::Nothing => {}
             Found::Young => {
                 if arrival.noted != 0 {
-                    flows.stamp(entry, 0);
+                    flows.stamp(entry, arrival.born, 0);
                 }
                 return Verdict::Rewrite(rewrite(&arrival));
             }
             Found::Settled => {
-                flows.stamp(entry, tick);
+                flows.stamp(entry, arrival.born, tick);
                 return Verdict::Rewrite(rewrite(&arrival));
             }
         }

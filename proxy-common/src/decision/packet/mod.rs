@@ -45,8 +45,8 @@ pub trait Flows {
     fn arrival(&self, tuple: &Tuple) -> Option<(Arrival, Self::Entry)>;
     /// Writes that; over what there is, unless `only_new`.
     fn put_arrival(&self, tuple: &Tuple, arrival: &Arrival, only_new: bool) -> Put;
-    /// Writes in which tick the flow was looked at.
-    fn stamp(&self, entry: Self::Entry, tick: u16);
+    /// Writes in which tick the flow was looked at, if the arrival is still that of the flow born then.
+    fn stamp(&self, entry: Self::Entry, born: u64, tick: u16);
     /// Says that an answer's arrival is in use, if it is still that of the flow born then; `false` if it is not.
     fn use_arrival(&self, tuple: &Tuple, born: u64) -> bool;
     /// Deletes it.
@@ -57,8 +57,8 @@ pub trait Flows {
     fn put_flow(&self, key: &Tuple, flow: &Flow) -> Put;
     /// Deletes it.
     fn remove_flow(&self, key: &Tuple);
-    /// Writes when the flow was last seen, and its state.
-    fn touch(&self, place: Self::Place, seen: u64, state: u32);
+    /// Writes when the flow was last seen, and its state, if it is still the one born then.
+    fn touch(&self, place: Self::Place, born: u64, seen: u64, state: u32);
     /// Writes which place in a queue the flow has.
     fn note_place(&self, flow: Self::Place, place: u32);
     /// Says that packets from this backend must be looked at, and those to it if the client's address is not theirs.
@@ -93,7 +93,7 @@ pub enum Queue {
 
 /// The node a packet passes, and the side it came from.
 pub trait Node: Client {
-    /// A number that changes every second or so, and is not 0: a clock to be read with each packet.
+    /// A number that changes every few seconds at least, and is not 0: a clock to be read with each packet.
     fn tick(&self) -> u16;
     /// Under which address the node talks to a backend; `None` if there is no route, or no address of the family.
     fn masquerade_address(&self, backend: &Address) -> Option<Address>;
@@ -251,7 +251,8 @@ fn takes_anothers<F: Flows>(flows: &F, desk: &mut Desk, queue: Queue, place: u32
     desk.queued.key = desk.key;
     desk.queued.born = desk.flow.born;
     let Some(previous) = flows.take_place(queue, place, &desk.queued) else { return false };
-    if previous.born == 0 {
+    // Nobody, or itself: it has been over before.
+    if previous.born == 0 || previous.born == desk.flow.born && previous.key == desk.key {
         return false;
     }
     desk.other_key = previous.key;

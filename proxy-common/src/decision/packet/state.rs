@@ -54,7 +54,7 @@ pub fn note<F: Flows>(
     if noted == before {
         return state;
     }
-    flows.touch(place, node.now(), noted);
+    flows.touch(place, desk.flow.born, node.now(), noted);
     if state & !before & flow_state::ESTABLISHED != 0 {
         flows.leave_place(Queue::Nascent, desk.flow.place, desk.flow.born);
     }
