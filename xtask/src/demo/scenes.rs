@@ -209,8 +209,10 @@ fn node_port(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
             screen.bars(&format!("{:<7} {}", station.name(), target.to), &report.answered);
             answered += report.successes();
             failed += report.failed();
-            hidden +=
-                report.seen_as.iter().filter(|seen| !ip.is_loopback() && **seen != station.ip(ip)).count();
+            // The node has several addresses, and the kernel takes the one that is nearest to the backend.
+            if station.name() != host.name() {
+                hidden += report.seen_as.iter().filter(|seen| **seen != station.ip(ip)).count();
+            }
             errors = errors_of(&report);
         }
     }
