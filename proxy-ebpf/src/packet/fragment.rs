@@ -98,10 +98,7 @@ fn name(key: &mut FragmentKey, view: &super::View, end: End) {
 
 #[inline(always)]
 fn translate(skb: Skb, work: &Work, end: End, new: &Address) -> i32 {
-    let old = match end {
-        End::Source => &work.view.tuple.source,
-        End::Destination => &work.view.tuple.destination,
-    };
+    let old = rewrite::old_address(&work.view, end);
     if rewrite::address(skb, &work.view, end, old, new, None).is_some() {
         PASS
     } else {

@@ -88,8 +88,9 @@ fn ends(skb: Skb, view: &View, end: End, new: &Rewrite) -> Option<()> {
     skb.store(view.transport, &ports)
 }
 
+/// The address that is translated, as it stands in the packet.
 #[inline(always)]
-const fn old_address(view: &View, end: End) -> &Address {
+pub const fn old_address(view: &View, end: End) -> &Address {
     match end {
         End::Source => &view.tuple.source,
         End::Destination => &view.tuple.destination,

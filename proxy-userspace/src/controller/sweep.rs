@@ -40,7 +40,8 @@ const HURRIED_RESTS: u32 = 4;
 /// A step that took long has been waiting for a CPU, not using one.
 const LONGEST_REST: Duration = Duration::from_millis(250);
 
-/// How many passes over flows there are between two over arrivals, which find what a crash has left, and notes for netfilter.
+/// How many passes over flows there are between two over arrivals, which find what a crash has left, and notes for
+/// netfilter.
 const ORPHANS_EVERY: u64 = 30;
 
 /// Sweeps until nobody can say any more who serves: `served` tells after each change. That ends the thread's next rest,

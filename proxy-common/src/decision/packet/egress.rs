@@ -1,6 +1,6 @@
 //! Where a packet goes out: its source is translated, and what a backend says about its flow is noted.
 
-use super::{Desk, Flows, Node, Rewrite, Signals, Verdict, remove_other, state};
+use super::{Desk, Flows, Node, Rewrite, Signals, Verdict, remove_own, state};
 use crate::{
     address::{Address, Port},
     decision::{
@@ -29,9 +29,7 @@ pub fn egress<F: Flows>(
         if signals.has(Signals::ANSWERS) && is_over(&desk.flow) && !desk.flow.is_masqueraded() {
             // It answers to a connection that no Service has to do with: the client has gone to the backend directly,
             // from the very port that it had used.
-            desk.other = desk.flow;
-            desk.other_key = desk.key;
-            remove_other(flows, desk);
+            remove_own(flows, desk);
             return Verdict::Pass;
         }
         state::note(flows, node, desk, place, (false, signals));

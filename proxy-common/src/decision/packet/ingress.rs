@@ -1,6 +1,6 @@
 //! Where a packet comes in: its destination is translated, and what a client says about its flow is noted.
 
-use super::{Desk, Flows, Node, Queue, Rewrite, Signals, Verdict, enqueue, opening, remove_other, state};
+use super::{Desk, Flows, Node, Queue, Rewrite, Signals, Verdict, enqueue, opening, remove_own, state};
 use crate::{
     decision::{
         Destination, Tables,
@@ -102,9 +102,7 @@ fn look<F: Flows>(
     }
     desk.flow = flow;
     if signals.has(Signals::OPENS) && desk.flow.state & flow_state::CLOSING != 0 {
-        desk.other = desk.flow;
-        desk.other_key = desk.key;
-        remove_other(flows, desk);
+        remove_own(flows, desk);
         return Found::Nothing;
     }
     let state = state::note(flows, node, desk, place, (true, signals));

@@ -272,6 +272,14 @@ fn takes_anothers<F: Flows>(flows: &F, desk: &mut Desk, queue: Queue, place: u32
     true
 }
 
+/// Deletes the flow on the desk.
+#[inline(always)]
+fn remove_own<F: Flows>(flows: &F, desk: &mut Desk) {
+    desk.other = desk.flow;
+    desk.other_key = desk.key;
+    remove_other(flows, desk);
+}
+
 /// Deletes the flow that lies on the desk as the other one, and gives up its place in a queue: who takes that next has
 /// nobody to look for.
 #[inline(never)]

@@ -97,7 +97,8 @@ pub struct Devices {
     hook: Hook,
     variants: Variants,
     entries: HashMap<MapData, u32, layout::Device>,
-    /// What is attached, and what is covered, by interface index; `None` where something of ours may be, but not all as it should be.
+    /// What is attached, and what is covered, by interface index; `None` where something of ours may be, but not all as
+    /// it should be.
     known: BTreeMap<u32, Option<Device>>,
     /// Devices on which there is no room for filters, as they were when it was looked last.
     with_ingress: BTreeSet<u32>,
@@ -203,6 +204,13 @@ impl Devices {
             }
         }
         due.retain(|_, device| !device.is_covered);
+        self.attach_all(due, &mut changes);
+        self.cover(wanted, &mut changes);
+        changes
+    }
+
+    /// Attaches the programs of each device, as far as that is possible, and notes it.
+    fn attach_all(&mut self, mut due: BTreeMap<u32, &Device>, changes: &mut Changes) {
         self.variants.prepare(due.values().copied());
         for way in Direction::ALL {
             due.retain(|index, device| match self.attach(*index, device, way) {
@@ -223,8 +231,6 @@ impl Devices {
                 changes.attached.push(device.clone());
             }
         }
-        self.cover(wanted, &mut changes);
-        changes
     }
 
     /// Takes the programs off bridges whose ports have them; where ports have not got theirs, the bridge has its own for
@@ -244,24 +250,7 @@ impl Devices {
         }
         let own: BTreeMap<u32, Device> =
             covered.map(|(index, device)| (*index, Device { is_covered: false, ..device.clone() })).collect();
-        self.variants.prepare(own.values());
-        for (index, device) in own {
-            let done = Direction::ALL.into_iter().try_for_each(|way| self.attach(index, &device, way));
-            match done {
-                Ok(()) => {
-                    let before = self.known.insert(index, Some(device.clone())).flatten();
-                    if before.is_none_or(|before| programs(&before) != programs(&device)) {
-                        changes.attached.push(device);
-                    }
-                }
-                Err(error) => {
-                    self.known.insert(index, None);
-                    if name_of(index).is_some() {
-                        changes.failed.push((device.name, error));
-                    }
-                }
-            }
-        }
+        self.attach_all(own.iter().map(|(index, device)| (*index, device)).collect(), changes);
     }
 
     /// Takes programs off devices that keep their entries.
