@@ -25,6 +25,11 @@ impl Address {
     /// `::ffff:0.0.0.0`, which stands for "any IPv4 address of the node" in NodePort frontends.
     pub const ANY_V4: Self = Self { words: [0, 0, MAPPED, 0] };
 
+    /// 127.0.0.1
+    pub const LOOPBACK_V4: Self = Self { words: [0, 0, MAPPED, u32::from_ne_bytes([127, 0, 0, 1])] };
+    /// `::1`
+    pub const LOOPBACK_V6: Self = Self { words: [0, 0, 0, u32::from_ne_bytes([0, 0, 0, 1])] };
+
     /// From an IPv4 address in network byte order, as the kernel's `user_ip4` has it.
     #[inline(always)]
     pub const fn from_v4_word(word: u32) -> Self {
@@ -90,6 +95,13 @@ impl Address {
     #[inline(always)]
     pub const fn any_of_family(&self) -> Self {
         if self.is_v4() { Self::ANY_V4 } else { Self::ANY_V6 }
+    }
+
+    /// The address that stands for all loopback addresses of this address' family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn loopback_of_family(&self) -> Self {
+        if self.is_v4() { Self::LOOPBACK_V4 } else { Self::LOOPBACK_V6 }
     }
 
     /// The address as the standard library has it.

@@ -6,20 +6,21 @@ use aya_ebpf::{
     helpers::generated::{
         bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
     },
+    maps::lpm_trie::Key,
     programs::SockAddrContext,
 };
 use core::ptr;
 use proxy_common::{
     address::Address,
-    decision::{Caller, Client, Tables},
+    decision::{Caller, Client, ClientAddress, Tables},
     layout::{
         Affinity, AffinityKey, Backend, Counter, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey,
-        Sets, Traits, client_kind,
+        Sets, Source, Traits, client_kind,
     },
 };
 
 use crate::maps::{
-    AFFINITY, BACKENDS, COUNTERS, FRONTENDS, NODE_ADDRESSES, ORIGINS, REVISION, SENDERS, SERVICES,
+    AFFINITY, BACKENDS, COUNTERS, FRONTENDS, NODE_ADDRESSES, ORIGINS, REVISION, SENDERS, SERVICES, SOURCES,
 };
 
 /// `TCP_ESTABLISHED`, which a connected UDP socket is in as well (`include/net/tcp_states.h`).
@@ -81,8 +82,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn is_node_address(&self, address: &Address) -> bool {
-        NODE_ADDRESSES.get_ptr(address).is_some()
+    fn node_address(&self, address: &Address) -> u32 {
+        match NODE_ADDRESSES.get_ptr(address) {
+            // SAFETY: the verifier checked the pointer; one aligned load. What an element reused under our eyes says is
+            // true of another address for one connection.
+            Some(value) => unsafe { ptr::read_volatile(value) },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn admits(&self, source: &Source) -> bool {
+        SOURCES.get(&Key::new(Source::BITS, *source)).is_some()
     }
 
     #[inline(always)]
@@ -153,6 +164,33 @@ impl Socket<'_> {
     }
 }
 
+impl Socket<'_> {
+    /// The address that the socket is bound to, if it is.
+    #[inline(always)]
+    fn bound_address(&self) -> Option<Address> {
+        const INET: u32 = 2;
+        let sk = self.sk();
+        if sk.is_null() {
+            return None;
+        }
+        // SAFETY: checked for NULL; the verifier turns each read into one of the socket itself.
+        unsafe {
+            let v4 = ptr::read_volatile(&raw const (*sk).src_ip4);
+            let v6 = [
+                ptr::read_volatile(&raw const (*sk).src_ip6[0]),
+                ptr::read_volatile(&raw const (*sk).src_ip6[1]),
+                ptr::read_volatile(&raw const (*sk).src_ip6[2]),
+                ptr::read_volatile(&raw const (*sk).src_ip6[3]),
+            ];
+            if ptr::read_volatile(&raw const (*sk).family) == INET {
+                return if v4 == 0 { None } else { Some(Address::from_v4_word(v4)) };
+            }
+            let address = Address::from_v6_words(v6);
+            if address == Address::ANY_V6 || address == Address::ANY_V4 { None } else { Some(address) }
+        }
+    }
+}
+
 impl Client for Socket<'_> {
     #[inline(always)]
     fn random(&self) -> u32 {
@@ -176,6 +214,17 @@ impl Client for Socket<'_> {
     #[inline(always)]
     fn is_outside(&self) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn address(&self) -> ClientAddress {
+        if !self.in_host_namespace() {
+            return ClientAddress::Pod;
+        }
+        match self.bound_address() {
+            Some(address) => ClientAddress::Known(address),
+            None => ClientAddress::Node,
+        }
     }
 }
 

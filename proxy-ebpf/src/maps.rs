@@ -3,14 +3,14 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage},
     macros::btf_map,
 };
 use proxy_common::{
     address::Address,
     layout::{
         self, Affinity, AffinityKey, Arrival, Backend, Device, Flow, FragmentKey, Fragments, Frontend,
-        FrontendKey, Origin, Prefix, PutBy, Queued, Sender, SenderKey, Service, Tuple,
+        FrontendKey, Origin, Prefix, PutBy, Queued, Sender, SenderKey, Service, Source, Tuple,
     },
 };
 
@@ -35,6 +35,9 @@ pub static REVISION: Array<u64, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static NODE_ADDRESSES: HashMap<Address, u32, { layout::NODE_ADDRESSES as usize }, NO_PREALLOC> =
     HashMap::new();
+
+#[btf_map]
+pub static SOURCES: LpmTrie<Source, u32, { layout::SOURCES as usize }> = LpmTrie::new();
 
 #[btf_map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, { layout::AFFINITY_ROWS as usize }> =

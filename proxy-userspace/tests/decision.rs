@@ -8,8 +8,8 @@ use proxy_common::{
     address::{Address, Port},
     decision::{self, Destination, Outcome, Tables as _, choice},
     layout::{
-        Backend, Frontend, FrontendKey, Origin, Range, Service, Sets, Traits, frontend_kind, origin_flag,
-        protocol, scope,
+        Backend, Frontend, FrontendKey, Origin, Range, Service, Sets, Traits, frontend_kind, node_address,
+        origin_flag, protocol, scope,
     },
 };
 use proxy_userspace::plan::{
@@ -148,21 +148,27 @@ fn node_ports_answer_on_the_nodes_addresses_and_on_loopback_for_the_host_alone()
     let mut maps = maps(&[(0..1, 0)]);
     put(&mut maps, "0.0.0.0", 30_080, protocol::TCP, scope::NODE_PORT, 0, frontend_kind::NODE_PORT);
     put(&mut maps, "::", 30_080, protocol::TCP, scope::NODE_PORT, 0, frontend_kind::NODE_PORT);
-    maps.node_addresses.extend([address("192.168.1.1"), address("fd00::1")]);
-    let is_served = |destination: &str, host: bool| {
+    for own in ["192.168.1.1", "fd00::1", "127.0.0.1", "::1"] {
+        maps.node_addresses.insert(address(own), node_address::NODE_PORTS);
+    }
+    maps.node_addresses.insert(address("192.168.1.3"), node_address::OWN);
+    let asks = |maps: &Maps, destination: &str, host: bool| {
         let socket = Socket::new(1, 1);
         socket.host_namespace.set(host);
-        decision::connect(&maps, &socket, &to(destination, 30_080, protocol::TCP)) != Outcome::Pass
+        decision::connect(maps, &socket, &to(destination, 30_080, protocol::TCP)) != Outcome::Pass
     };
+    let is_served = |destination: &str, host: bool| asks(&maps, destination, host);
     for own in ["192.168.1.1", "fd00::1"] {
         assert!(is_served(own, true) && is_served(own, false), "{own}");
     }
     for loopback in ["127.0.0.1", "127.8.9.10", "::1", "0.0.0.0", "::"] {
         assert!(is_served(loopback, true) && !is_served(loopback, false), "{loopback}");
     }
-    for other in ["192.168.1.2", "fd00::2", "10.96.0.0"] {
+    for other in ["192.168.1.2", "192.168.1.3", "fd00::2", "10.96.0.0"] {
         assert!(!is_served(other, true) && !is_served(other, false), "{other}");
     }
+    maps.node_addresses.remove(&address("127.0.0.1"));
+    assert!(!asks(&maps, "127.0.0.1", true), "not everybody wants NodePorts on loopback");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! kube-proxy: `statistic --mode random` and `numgen random`, no weights; ClientIP affinity per service port
 //! and client, measured from the client's last new connection.
 
-use super::{Client, Destination, Outcome, Tables};
+use super::{Client, Destination, Outcome, Tables, admission};
 use crate::{
     address::{Address, Port},
     layout::{Affinity, AffinityKey, Backend, Frontend, Origin, Range, Sets, Traits, frontend_kind},
@@ -49,17 +49,15 @@ pub fn choose(
     frontend: &Frontend,
     random: u32,
 ) -> Result<Chosen, Outcome> {
-    let Some(sets) = tables.sets(frontend.service) else { return Err(Outcome::Refuse) };
-    let range = applicable(frontend, sets, client.is_outside());
-    if range.len == 0 {
-        return Err(if sets.any_endpoint() { Outcome::Unreachable } else { Outcome::Refuse });
-    }
     let traits = match tables.traits(frontend.service) {
         Some(traits) => traits,
         None => Traits::new(0),
     };
-    if traits.is_restricted() && frontend.kind == frontend_kind::LOAD_BALANCER && client.is_outside() {
-        return Err(Outcome::Denied);
+    admission::admit(tables, client, frontend, traits)?;
+    let Some(sets) = tables.sets(frontend.service) else { return Err(Outcome::Refuse) };
+    let range = applicable(frontend, sets, client.is_outside());
+    if range.len == 0 {
+        return Err(if sets.any_endpoint() { Outcome::Unreachable } else { Outcome::Refuse });
     }
     let seconds = traits.affinity_seconds();
     let mut slot = range.start + scale(random, range.len);

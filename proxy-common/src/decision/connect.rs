@@ -13,7 +13,12 @@ pub fn connect(tables: &impl Tables, caller: &impl Caller, destination: &Destina
     };
     let chosen = match choice::choose(tables, caller, &frontend, caller.random()) {
         Ok(chosen) => chosen,
-        Err(refusal) => return refusal,
+        Err(other) => {
+            if matches!(other, Outcome::Pass) {
+                caller.forget_origin();
+            }
+            return other;
+        }
     };
     // The revision is of no use to a connected socket, which does not choose again.
     let origin = Origin { flags: origin_flag::CONNECTED, ..chosen.origin(destination, &frontend, 0) };

@@ -3,7 +3,7 @@
 use super::{Caller, Destination, Tables};
 use crate::{
     address::{Address, Port},
-    layout::{Frontend, FrontendKey, scope},
+    layout::{Frontend, FrontendKey, node_address, scope},
 };
 
 /// The frontend that `destination` belongs to, as seen by `caller`.
@@ -17,11 +17,17 @@ pub fn find(tables: &impl Tables, caller: &impl Caller, destination: &Destinatio
     }
     let frontend = node_port(tables, destination)?;
     let ours = if destination.address.is_loopback() {
-        caller.in_host_namespace()
+        caller.in_host_namespace() && answers_node_ports(tables, &destination.address.loopback_of_family())
     } else {
-        tables.is_node_address(&destination.address)
+        answers_node_ports(tables, &destination.address)
     };
     if ours { Some(frontend) } else { None }
+}
+
+/// Whether NodePorts answer at the address.
+#[inline(always)]
+fn answers_node_ports(tables: &impl Tables, address: &Address) -> bool {
+    tables.node_address(address) & node_address::NODE_PORTS != 0
 }
 
 /// What a packet for `destination` meets.
@@ -51,7 +57,7 @@ pub fn on_the_wire(tables: &impl Tables, destination: &Destination) -> OnTheWire
     key.address = destination.address.any_of_family();
     key.scope = scope::NODE_PORT;
     if let Some(frontend) = lookup(tables, &key)
-        && tables.is_node_address(&destination.address)
+        && answers_node_ports(tables, &destination.address)
     {
         return OnTheWire::Served(frontend);
     }
@@ -63,7 +69,7 @@ pub fn on_the_wire(tables: &impl Tables, destination: &Destination) -> OnTheWire
 #[inline(always)]
 pub fn is_cluster_ip(tables: &impl Tables, address: &Address) -> bool {
     let key = FrontendKey { address: *address, port: Port::new(0), protocol: 0, scope: scope::ADDRESS };
-    lookup(tables, &key).is_some() && !tables.is_node_address(address)
+    lookup(tables, &key).is_some() && tables.node_address(address) == 0
 }
 
 /// A frontend of that very address.

@@ -5,6 +5,7 @@
 //! meets. `proxy-ebpf` implements them on BPF maps and helpers, tests and commands on ordinary collections.
 //!
 //! - [`frontend`]: is this destination a Service's?
+//! - [`admission`]: may this client come in by a load-balancer address?
 //! - [`choice`]: which backend, by endpoint set and affinity;
 //! - [`mod@connect`]: what a connect() gets;
 //! - [`mod@datagram`]: what a datagram of an unconnected socket gets;
@@ -13,6 +14,7 @@
 //!
 //! Everything is `inline(always)`: the BPF target passes at most five arguments and no structures.
 
+pub mod admission;
 pub mod choice;
 pub mod connect;
 pub mod datagram;
@@ -24,7 +26,7 @@ use crate::{
     address::{Address, Port},
     layout::{
         Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey, Sets,
-        Traits,
+        Source, Traits,
     },
 };
 
@@ -38,8 +40,10 @@ pub trait Tables {
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
     /// Which state of the frontends is in force, read in one access.
     fn revision(&self) -> Revision;
-    /// Whether `address` is one of the node's that answer NodePorts.
-    fn is_node_address(&self, address: &Address) -> bool;
+    /// What `address` is to the node: bits of [`crate::layout::node_address`], 0 for nothing.
+    fn node_address(&self, address: &Address) -> u32;
+    /// Whether the source is in one of the ranges that its service admits.
+    fn admits(&self, source: &Source) -> bool;
     /// A service's snapshot, read in one access.
     fn sets(&self, service: u32) -> Option<Sets>;
     /// A service's properties, read in one access.
@@ -67,6 +71,19 @@ pub trait Client {
     fn identity(&self) -> (Address, u32);
     /// Whether he is neither a pod nor a process of this node: to such, externalTrafficPolicy applies.
     fn is_outside(&self) -> bool;
+    /// What his packets come from.
+    fn address(&self) -> ClientAddress;
+}
+
+/// What a client's packets come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientAddress {
+    /// This address.
+    Known(Address),
+    /// One of the node's, which the kernel has yet to choose.
+    Node,
+    /// A pod's, which the kernel has yet to choose.
+    Pod,
 }
 
 /// The socket that asks, and its surroundings.

@@ -22,6 +22,7 @@ mod flow;
 mod frontend;
 mod seal;
 mod service;
+mod source;
 
 pub use client::{Affinity, AffinityKey, Origin, Sender, SenderKey, client_kind, origin_flag};
 pub use counter::Counter;
@@ -32,10 +33,11 @@ pub use flow::{
 };
 pub use frontend::{Frontend, FrontendKey, Revision, frontend_kind, scope};
 pub use service::{Backend, Range, Service, Sets, Traits, backend_flag};
+pub use source::Source;
 
 /// Version of everything in this file. Pinned maps live in a folder named after it, so that a build with
 /// another layout never reads ours.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of maps, in the object file and under the pin folder.
 pub mod map {
@@ -47,8 +49,10 @@ pub mod map {
     pub const BACKENDS: &str = "BACKENDS";
     /// One [`super::Revision`], an array the controller maps into its memory.
     pub const REVISION: &str = "REVISION";
-    /// [`crate::address::Address`] → flags (0), a hash: the node's own addresses that answer NodePorts.
+    /// [`crate::address::Address`] → bits of [`super::node_address`], a hash: the node's own addresses.
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// [`super::Source`] → 0, a trie: the clients whom a restricted service admits to its load-balancer addresses.
+    pub const SOURCES: &str = "SOURCES";
     /// [`super::AffinityKey`] → [`super::Affinity`], an LRU hash written by the programs.
     pub const AFFINITY: &str = "AFFINITY";
     /// Socket → [`super::Origin`], socket storage written by the programs.
@@ -134,6 +138,8 @@ pub const DEFAULT_SERVICES: u32 = 131_072;
 pub const DEFAULT_BACKENDS: u32 = 524_288;
 /// Capacity of [`map::NODE_ADDRESSES`].
 pub const NODE_ADDRESSES: u32 = 4_096;
+/// Capacity of [`map::SOURCES`].
+pub const SOURCES: u32 = 131_072;
 /// Capacity of [`map::DEVICES`].
 pub const DEVICES: u32 = 4_096;
 /// Default capacity of [`map::FLOWS`]; [`map::ARRIVALS`] has twice as many, because a masqueraded flow has two.
@@ -150,6 +156,14 @@ pub const PUT_BY: u32 = 256;
 pub const AFFINITY_ROWS: u32 = 65_536;
 /// Capacity of [`map::SENDERS`].
 pub const SENDER_ROWS: u32 = 16_384;
+
+/// Bits of the values of [`map::NODE_ADDRESSES`].
+pub mod node_address {
+    /// NodePorts answer there. 127.0.0.1 and `::1` stand for all loopback addresses of their family.
+    pub const NODE_PORTS: u32 = 1;
+    /// It is one of the node's beyond loopback.
+    pub const OWN: u32 = 2;
+}
 
 /// IP protocol numbers the programs know (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {

@@ -111,28 +111,37 @@ impl Sets {
 }
 
 /// Properties of a service in one word: bits 0..32 the ClientIP affinity timeout in seconds, 0 for none; bit 32
-/// whether its load-balancer addresses are closed to clients outside.
+/// whether its load-balancer addresses admit some clients only; bit 33 whether the node itself is one of those.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Traits(pub u64);
 
 impl Traits {
     const RESTRICTED: u64 = 1 << 32;
+    const NODE_ADMITTED: u64 = 1 << 33;
 
     /// Packs; `affinity_seconds` 0 for no affinity, else 1..=86400.
     pub const fn new(affinity_seconds: u32) -> Self {
         Self(affinity_seconds as u64)
     }
 
-    /// The same, with load-balancer addresses closed to clients outside, or open.
+    /// The same, with load-balancer addresses that admit only the clients in [`crate::layout::map::SOURCES`], the node
+    /// being one of them or not.
     #[must_use]
-    pub const fn with_restriction(self, is_restricted: bool) -> Self {
-        if is_restricted { Self(self.0 | Self::RESTRICTED) } else { Self(self.0 & !Self::RESTRICTED) }
+    pub const fn restricted(self, is_node_admitted: bool) -> Self {
+        let node = if is_node_admitted { Self::NODE_ADMITTED } else { 0 };
+        Self(self.0 & !Self::NODE_ADMITTED | Self::RESTRICTED | node)
     }
 
-    /// Whether load-balancer addresses are closed to clients outside.
+    /// Whether load-balancer addresses admit only the clients in [`crate::layout::map::SOURCES`].
     #[inline(always)]
     pub const fn is_restricted(self) -> bool {
         self.0 & Self::RESTRICTED != 0
+    }
+
+    /// Whether they admit the node itself, under whichever of its addresses.
+    #[inline(always)]
+    pub const fn is_node_admitted(self) -> bool {
+        self.0 & Self::NODE_ADMITTED != 0
     }
 
     /// The ClientIP affinity timeout in seconds, 0 for none.

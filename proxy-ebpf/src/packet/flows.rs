@@ -11,7 +11,7 @@ use core::{mem, ptr};
 use proxy_common::{
     address::{Address, Port},
     decision::{
-        Client, choice,
+        Client, ClientAddress, choice,
         packet::{Flows, Node, Put, Queue},
     },
     layout::{Arrival, Flow, PortRanges, Queued, Tuple, client_kind, protocol},
@@ -237,6 +237,11 @@ impl Client for Here<'_> {
     #[inline(always)]
     fn is_outside(&self) -> bool {
         !is_pod_side()
+    }
+
+    #[inline(always)]
+    fn address(&self) -> ClientAddress {
+        ClientAddress::Known(*self.client)
     }
 }
 

@@ -107,7 +107,7 @@ impl Cluster {
     }
 
     /// The Services of which something changed since the last call: themselves, their slices, or this node's
-    /// zone, which decides over hints. A name without a Service is one that is gone.
+    /// zone, which decides over hints, or its addresses, which admit it as a client. A name without a Service is one that is gone.
     pub fn take_dirty(&mut self) -> BTreeSet<ServiceName> {
         mem::take(&mut self.dirty)
     }
@@ -241,10 +241,12 @@ impl Cluster {
             }
             Object::Node(object) if object.metadata.name == *self.node.name => {
                 let (node, rejects) = ingest::node(object);
-                if node.zone != self.node.zone {
-                    let all: Vec<ServiceName> = self.service_names().cloned().collect();
-                    self.dirty.extend(all);
-                }
+                let (zone, addresses) = (node.zone != self.node.zone, node.addresses != self.node.addresses);
+                let services = self.entries.iter().filter(|(_, entry)| {
+                    let service = entry.service.as_ref();
+                    service.is_some_and(|it| zone || addresses && !it.source_ranges.is_empty())
+                });
+                self.dirty.extend(services.map(|(name, _)| name.clone()));
                 self.node = node;
                 rejects
             }

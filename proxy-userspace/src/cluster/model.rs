@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::printable::Printable;
 
 /// Names a Service. Displayed as `namespace/name`.
@@ -97,8 +99,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Load balancer IPs to which packets arrive unchanged (`ipMode: VIP`), of the families of the cluster IPs.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// Families in which only some clients may reach the load balancer IPs.
-    pub restricted: Vec<Family>,
+    /// Clients that may reach the load balancer IPs, of the families of those; a family without any is open to all.
+    pub source_ranges: Vec<IpNet>,
     /// Ports, in the order of the object.
     pub ports: Vec<ServicePort>,
     /// Policy of the cluster IPs.

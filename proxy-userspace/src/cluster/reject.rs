@@ -75,8 +75,8 @@ pub enum Problem {
         /// What is used instead.
         used: &'static str,
     },
-    /// Ranges of clients that may reach a load balancer IP.
-    SourceRanges,
+    /// Not a range of addresses.
+    InvalidRange(String),
     /// An affinity timeout outside 1..=86400.
     InvalidAffinityTimeout(i64),
     /// The creation time is not an RFC 3339 time.
@@ -155,8 +155,8 @@ impl fmt::Display for Problem {
                 )
             }
             Self::UnknownValue { value, used } => write!(f, "{value:?} is not known; {used} is used"),
-            Self::SourceRanges => {
-                f.write_str("not supported yet: clients outside do not reach the load-balancer addresses at all, pods and processes of this node do; node ports are open as ever")
+            Self::InvalidRange(text) => {
+                write!(f, "{text:?} is not a range of addresses, as in 192.0.2.0/24; it is left out")
             }
             Self::InvalidAffinityTimeout(seconds) => {
                 write!(f, "{seconds} is not between 1 and 86400 seconds; 10800 is used")

@@ -49,6 +49,7 @@ pub fn run(args: &Run) -> Result<()> {
 async fn serve_until_stopped(args: &Run) -> Result<()> {
     let node = args.node_name()?;
     let settings = args.datapath()?;
+    let node_ports = args.node_ports()?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         node,
@@ -70,7 +71,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let (serves, served) = std::sync::mpsc::channel();
     let (asks, checks) = watch::channel(Checks::new());
     let hears = Hears { served: serves, checks: asks };
-    let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears)?;
+    let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, node_ports)?;
     let counters = controller.datapath().counters()?;
     let flows = FlowMaps::open(&pins)?;
     let (sender, changes) = mpsc::channel(QUEUE);

@@ -39,7 +39,7 @@ pub fn run(args: &Services) -> Result<()> {
 }
 
 fn as_table(contents: &Contents) -> String {
-    let mut rows = table(&["FRONTEND", "KIND", "ID", "POLICY", "AFFINITY", "ENDPOINTS", "WHERE"]);
+    let mut rows = table(&["FRONTEND", "KIND", "ID", "POLICY", "AFFINITY", "SOURCES", "ENDPOINTS", "WHERE"]);
     for entry in &contents.frontends {
         let local = entry.frontend.kind == frontend_kind::CLUSTER_IP && entry.sets.internal_local();
         let endpoints = if local { &entry.local } else { &entry.cluster };
@@ -53,6 +53,7 @@ fn as_table(contents: &Contents) -> String {
             entry.frontend.service.to_string(),
             if local { "Local" } else { "Cluster" }.to_owned(),
             affinity,
+            sources(entry),
             endpoints.len().to_string(),
             place(entry, endpoints),
         ]);
@@ -64,6 +65,14 @@ fn as_table(contents: &Contents) -> String {
         let _ = write!(text, "; NodePorts answer on {}", addresses.join(", "));
     }
     text + "\n"
+}
+
+fn sources(entry: &Entry) -> String {
+    match entry.admitted.as_deref() {
+        None => "any".to_owned(),
+        Some([only]) => only.to_string(),
+        Some(ranges) => format!("{} ranges", ranges.len()),
+    }
 }
 
 fn place(entry: &Entry, endpoints: &[Backend]) -> String {
@@ -112,6 +121,9 @@ struct FrontendDocument {
     id: u32,
     internal_traffic_policy: &'static str,
     affinity_seconds: u32,
+    /// Absent where everybody is admitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_ranges: Option<Vec<String>>,
     any_endpoint: bool,
     cluster: Vec<BackendDocument>,
     local: Vec<BackendDocument>,
@@ -151,6 +163,10 @@ impl From<&Entry> for FrontendDocument {
             id: entry.frontend.service,
             internal_traffic_policy: if entry.sets.internal_local() { "Local" } else { "Cluster" },
             affinity_seconds: entry.traits.affinity_seconds(),
+            source_ranges: entry
+                .admitted
+                .as_ref()
+                .map(|ranges| ranges.iter().map(ToString::to_string).collect()),
             any_endpoint: entry.sets.any_endpoint(),
             cluster: backends(&entry.cluster),
             local: backends(&entry.local),

@@ -14,12 +14,16 @@ pub mod sweep;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::IpAddr,
     sync::{Arc, mpsc::Sender},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use proxy_common::{address::Address, layout::FrontendKey};
+use proxy_common::{
+    address::Address,
+    layout::{FrontendKey, node_address},
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -40,6 +44,7 @@ use crate::{
     tables::{
         self,
         checks::{self, Checks},
+        node_ports,
     },
 };
 use devices::DeviceWatch;
@@ -68,7 +73,13 @@ pub struct Controller {
     attached: bool,
     status: Arc<Status>,
     hears: Hears,
-    /// This node's addresses.
+    /// This node's own addresses.
+    own: BTreeSet<Address>,
+    /// Those that the Node object names.
+    named: Vec<IpAddr>,
+    /// On which of them NodePorts answer, as chosen.
+    node_ports: node_ports::Choice,
+    /// On which of them NodePorts answer.
     node: Arc<BTreeSet<Address>>,
 }
 
@@ -90,6 +101,7 @@ impl Controller {
         node_name: &str,
         status: Arc<Status>,
         hears: Hears,
+        node_ports: node_ports::Choice,
     ) -> Result<Self> {
         let datapath = Datapath::open(&settings)?;
         let observed = datapath.observe()?;
@@ -121,6 +133,9 @@ impl Controller {
             attached: false,
             status,
             hears,
+            own: BTreeSet::new(),
+            named: Vec::new(),
+            node_ports,
             node: Arc::default(),
         })
     }
@@ -145,7 +160,8 @@ impl Controller {
         let mut grace_epoch = 0;
         let mut pause = RETRY.0;
         let mut retry_at: Option<Instant> = None;
-        self.node_addresses(&addresses.borrow_and_update().clone())?;
+        self.own = addresses.borrow_and_update().clone();
+        self.node_addresses()?;
         loop {
             if grace.is_none()
                 && let Some(epoch) = self.planner.awaits_grace()
@@ -166,8 +182,8 @@ impl Controller {
                 () = sleep(until(retry_at)), if retry_at.is_some() => true,
                 changed = addresses.changed() => {
                     changed.context("the watch on this node's addresses ended")?;
-                    let current = addresses.borrow_and_update().clone();
-                    self.node_addresses(&current)?;
+                    self.own = addresses.borrow_and_update().clone();
+                    self.node_addresses()?;
                     false
                 }
                 due = devices.due() => {
@@ -182,6 +198,7 @@ impl Controller {
                         let Ok(change) = changes.try_recv() else { break };
                         self.take_in(change);
                     }
+                    self.follow_node()?;
                     true
                 }
             };
@@ -327,9 +344,22 @@ impl Controller {
         self.unplaced = plan.unplaced;
     }
 
-    fn node_addresses(&mut self, wanted: &BTreeSet<Address>) -> Result<()> {
-        self.node = Arc::new(wanted.clone());
-        let operations = plan::node_addresses(&self.datapath.node_addresses()?, wanted);
+    /// Looks whether the Node object has other addresses than before.
+    fn follow_node(&mut self) -> Result<()> {
+        if self.node_ports == node_ports::Choice::Primary && self.named != self.cluster.node().addresses {
+            self.named.clone_from(&self.cluster.node().addresses);
+            return self.node_addresses();
+        }
+        Ok(())
+    }
+
+    /// Brings what the maps say of the node's addresses in line with what they are, what is chosen of them, and what the
+    /// Node object says.
+    fn node_addresses(&mut self) -> Result<()> {
+        let wanted = node_ports::addresses(&self.own, &self.node_ports, self.cluster.node());
+        let answering = wanted.iter().filter(|(_, is)| **is & node_address::NODE_PORTS != 0);
+        self.node = Arc::new(answering.map(|(address, _)| *address).collect());
+        let operations = plan::node_addresses(&self.datapath.node_addresses()?, &wanted);
         self.datapath.carry_out(&operations)
     }
 }

@@ -3,14 +3,17 @@
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData},
+    maps::{HashMap, Map, MapData, lpm_trie::LpmTrie},
 };
 use proxy_common::{
     address::Address,
-    layout::{Backend, Frontend, FrontendKey, Service, Sets, Traits, map},
+    layout::{
+        Backend, Frontend, FrontendKey, Service, Sets, Source, Traits, frontend_kind, map, node_address,
+    },
 };
 
 use super::{mapped::MappedArray, pins::Pins};
+use crate::plan::SourceRange;
 
 /// Takes a map out of a loaded object, typed.
 pub(super) fn map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T>
@@ -19,6 +22,18 @@ where
 {
     let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
     T::try_from(map).with_context(|| format!("the map {name} is not of the expected type"))
+}
+
+/// The clients that are admitted to restricted services.
+pub(super) fn sources(trie: &LpmTrie<MapData, Source, u32>) -> Result<Vec<SourceRange>> {
+    let mut ranges = Vec::new();
+    for key in trie.keys() {
+        let key = key.context("reading the map of admitted clients")?;
+        let Source { service, address } = key.data();
+        let length = key.prefix_len().saturating_sub(Source::bits(&address, 0));
+        ranges.push(SourceRange { service, address, length: u8::try_from(length).unwrap_or(u8::MAX) });
+    }
+    Ok(ranges)
 }
 
 /// A frontend with everything it leads to.
@@ -36,6 +51,8 @@ pub struct Entry {
     pub cluster: Vec<Backend>,
     /// The Local set.
     pub local: Vec<Backend>,
+    /// The clients admitted, if it is a load-balancer address of a restricted service.
+    pub admitted: Option<Vec<SourceRange>>,
 }
 
 /// What is pinned.
@@ -63,18 +80,24 @@ pub fn read(pins: &Pins) -> Result<Contents> {
         HashMap::try_from(Map::HashMap(open(map::FRONTENDS)?))?;
     let services: MappedArray<Service> = MappedArray::new(&open(map::SERVICES)?, map::SERVICES)?;
     let backends: MappedArray<Backend> = MappedArray::new(&open(map::BACKENDS)?, map::BACKENDS)?;
+    let trie = LpmTrie::try_from(Map::LpmTrie(open(map::SOURCES)?))?;
     let nodes: HashMap<_, Address, u32> = HashMap::try_from(Map::HashMap(open(map::NODE_ADDRESSES)?))?;
 
     let mut contents = Contents::default();
+    let admitted = sources(&trie)?;
     for entry in frontends.iter() {
         let (key, frontend) = entry.context("reading the frontends map")?;
-        if let Some(entry) = resolve(key, frontend, &services, &backends) {
+        if let Some(entry) = resolve(key, frontend, &services, &backends, &admitted) {
             contents.frontends.push(entry);
         }
     }
     contents.frontends.sort_unstable_by_key(|entry| order(&entry.key));
-    contents.node_addresses =
-        nodes.keys().collect::<Result<_, _>>().context("reading the node addresses map")?;
+    for entry in nodes.iter() {
+        let (address, is) = entry.context("reading the node addresses map")?;
+        if is & node_address::NODE_PORTS != 0 {
+            contents.node_addresses.push(address);
+        }
+    }
     contents.node_addresses.sort_unstable_by_key(|address| address.octets());
     Ok(contents)
 }
@@ -84,6 +107,7 @@ fn resolve(
     frontend: Frontend,
     services: &MappedArray<Service>,
     backends: &MappedArray<Backend>,
+    admitted: &[SourceRange],
 ) -> Option<Entry> {
     let index = frontend.service as usize;
     let take = |range: proxy_common::layout::Range| {
@@ -96,7 +120,11 @@ fn resolve(
         let (cluster, local) = (take(sets.cluster())?, take(sets.local())?);
         // Unchanged until now: the slots read were this snapshot's.
         if read_volatile(services.as_slice().get(index)?).sets == service.sets {
-            return Some(Entry { key, frontend, sets, traits: Traits(service.traits), cluster, local });
+            let traits = Traits(service.traits);
+            let is_restricted = traits.is_restricted() && frontend.kind == frontend_kind::LOAD_BALANCER;
+            let of_service = || admitted.iter().filter(|range| range.service == frontend.service);
+            let admitted = is_restricted.then(|| of_service().copied().collect());
+            return Some(Entry { key, frontend, sets, traits, cluster, local, admitted });
         }
     }
 }

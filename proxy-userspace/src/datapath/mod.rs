@@ -29,16 +29,19 @@ mod object;
 pub mod pins;
 pub mod programs;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, MapData};
+use aya::maps::{
+    HashMap, MapData,
+    lpm_trie::{Key, LpmTrie},
+};
 use proxy_common::{
     address::Address,
-    layout::{Backend, Frontend, FrontendKey, Prefix, Revision, Service, map, scope},
+    layout::{Backend, Frontend, FrontendKey, Prefix, Revision, Service, Source, map, scope},
 };
 
-use crate::plan::{Capacity, Observed, Operation};
+use crate::plan::{Capacity, NodeAddresses, Observed, Operation, SourceRange};
 use cells::Cells;
 use counters::Counters;
 use flows::settings::PacketSettings;
@@ -80,6 +83,7 @@ pub struct Datapath {
     backends: MappedArray<Backend>,
     revision: MappedArray<u64>,
     node_addresses: HashMap<MapData, Address, u32>,
+    sources: LpmTrie<MapData, Source, u32>,
     vip_cells: Cells,
     counters: Option<Counters>,
     programs: programs::Programs,
@@ -109,6 +113,7 @@ impl Datapath {
             backends: MappedArray::of(ebpf, map::BACKENDS)?,
             revision: MappedArray::of(ebpf, map::REVISION)?,
             node_addresses: contents::map(ebpf, map::NODE_ADDRESSES)?,
+            sources: contents::map(ebpf, map::SOURCES)?,
             vip_cells: Cells::of(ebpf)?,
             counters: Some(Counters::new(contents::map(ebpf, map::COUNTERS)?)),
             devices: devices::Devices::new(settings, pins, contents::map(ebpf, map::DEVICES)?)?,
@@ -176,7 +181,8 @@ impl Datapath {
         let frontends =
             self.frontends.iter().collect::<Result<Vec<_>, _>>().context("reading the frontends map")?;
         let revision = Revision(self.revision.as_slice().first().copied().unwrap_or_default());
-        Ok(Observed { frontends, services: self.services.as_slice(), revision })
+        let sources = contents::sources(&self.sources)?;
+        Ok(Observed { frontends, services: self.services.as_slice(), sources, revision })
     }
 
     /// The backends map.
@@ -185,12 +191,12 @@ impl Datapath {
         self.backends.as_slice()
     }
 
-    /// The addresses that answer NodePorts.
+    /// The node's addresses.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn node_addresses(&self) -> Result<BTreeSet<Address>> {
-        self.node_addresses.keys().collect::<Result<_, _>>().context("reading the node addresses map")
+    pub fn node_addresses(&self) -> Result<NodeAddresses> {
+        self.node_addresses.iter().collect::<Result<_, _>>().context("reading the node addresses map")
     }
 
     /// The counters, once: they go to whoever exports them.
@@ -228,14 +234,21 @@ impl Datapath {
                 mark_frontend(&mut self.vip_cells, key)?;
                 self.frontends.insert(key, frontend, 0)?;
             }
-            Operation::PutNodeAddress { address } => {
+            Operation::PutSource { range } => self.sources.insert(&source(range), 0, 0)?,
+            Operation::RemoveSource { range } => absent_is_fine(self.sources.remove(&source(range)))?,
+            Operation::PutNodeAddress { address, is } => {
                 self.vip_cells.mark(address)?;
-                self.node_addresses.insert(address, 0, 0)?;
+                self.node_addresses.insert(address, is, 0)?;
             }
             Operation::RemoveNodeAddress { address } => absent_is_fine(self.node_addresses.remove(address))?,
         }
         Ok(())
     }
+}
+
+fn source(range: &SourceRange) -> Key<Source> {
+    let SourceRange { service, address, length } = *range;
+    Key::new(Source::bits(&address, length), Source { service, address })
 }
 
 /// Marks a frontend's address. NodePorts have none of their own: node addresses are marked.

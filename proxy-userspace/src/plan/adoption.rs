@@ -5,12 +5,12 @@
 //! that has become another kind of address: then publishing new endpoints under that id would misdirect that
 //! frontend's connections until it is rewritten, so a fresh id is taken.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proxy_common::layout::{Frontend, FrontendKey, Range, Revision, Service, Sets, Traits, scope};
 
-use super::{Capacity, Claims, Desired, Draft, Planner};
-use crate::tables::{PortName, PortTable};
+use super::{Capacity, Claims, Desired, Draft, Planner, SourceRange};
+use crate::tables::{PortName, PortTable, admission};
 
 /// What the maps hold, read back.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Observed<'a> {
     pub frontends: Vec<(FrontendKey, Frontend)>,
     /// The services map.
     pub services: &'a [Service],
+    /// Every entry of the map of admitted clients.
+    pub sources: Vec<SourceRange>,
     /// The frontends' revision.
     pub revision: Revision,
 }
@@ -28,6 +30,8 @@ pub struct Observed<'a> {
 pub(super) struct Adopted {
     pub(super) sets: Sets,
     pub(super) traits: Traits,
+    /// The clients that the map admits.
+    pub(super) admitted: BTreeSet<admission::Range>,
     /// Whether the map's words are what stands here.
     pub(super) trusted: bool,
     /// The frontends that lead to it.
@@ -62,8 +66,18 @@ impl Planner {
             let sets = Sets(service.sets);
             let trusted = planner.slots.claim(sets.all());
             let sets = if trusted { sets } else { Sets::EMPTY };
-            planner.adopted.insert(id, Adopted { sets, traits: Traits(service.traits), trusted, frontends });
+            let (traits, admitted) = (Traits(service.traits), BTreeSet::new());
+            planner.adopted.insert(id, Adopted { sets, traits, admitted, trusted, frontends });
         }
+        planner.sources_in_map = observed.sources.len();
+        for range in observed.sources {
+            match planner.adopted.get_mut(&range.service) {
+                Some(adopted) => drop(adopted.admitted.insert((range.address, range.length))),
+                None => planner.strays.push(range),
+            }
+        }
+        // The order of a map must make no difference to the plan.
+        planner.strays.sort_unstable();
         planner
     }
 
@@ -108,7 +122,7 @@ impl Planner {
             .touched
             .extend(self.frontends.iter().filter(|(_, claims)| claims.best().is_none()).map(|(key, _)| *key));
         for (id, adopted) in std::mem::take(&mut self.adopted) {
-            draft.gone.push((id, adopted.sets.all()));
+            draft.gone.push((id, adopted.sets.all(), adopted.admitted));
         }
     }
 }

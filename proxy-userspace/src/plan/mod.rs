@@ -11,16 +11,18 @@
 //! that no new connection is misdirected then:
 //!
 //! 1. frontends that nobody claims any more are removed;
-//! 2. backends are written to slots nobody reads;
+//! 2. backends are written to slots nobody reads, and clients admitted who were not;
 //! 3. services are published: one store each, old list or new list;
-//! 4. frontends are put: they lead to published services only.
+//! 4. frontends are put: they lead to published services only;
+//! 5. clients are not admitted any more.
 //!
 //! The words of a service that nothing leads to any more stay as they are: a program that looked its frontend up a
 //! moment ago still finds the backends there. Whoever gets the id next writes them anew.
 //!
 //! Where frontends change, two more stores enclose that: see [`proxy_common::layout::Revision`].
 //!
-//! Slots and ids given up in a plan are reused only after [`Planner::release`] of its epoch, see [`slab`].
+//! Slots and ids given up in a plan are reused only after [`Planner::release`] of its epoch, see [`slab`]; before anything
+//! else, what an id that was given up admitted is removed.
 
 pub mod operation;
 pub mod simulated;
@@ -35,15 +37,16 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
 };
 
-use proxy_common::layout::{Backend, Frontend, FrontendKey, Range, Revision, Sets, Traits, scope};
+use proxy_common::layout::{self, Backend, Frontend, FrontendKey, Revision, Sets, Traits, scope};
 
 use crate::{
     cluster::model::ServiceName,
-    tables::{PortName, PortTable},
+    tables::{PortName, PortTable, admission::Range},
 };
 
+pub use crate::tables::node_ports::NodeAddresses;
 pub use adoption::Observed;
-pub use operation::{Operation, Plan, Problem, node_addresses};
+pub use operation::{Operation, Plan, Problem, SourceRange, node_addresses};
 
 use claims::{Claim, Claims};
 use slab::Slab;
@@ -84,6 +87,12 @@ pub struct Planner {
     adopted: BTreeMap<u32, adoption::Adopted>,
     ids: Slab,
     slots: Slab,
+    /// How many ranges of admitted clients the map holds.
+    sources_in_map: usize,
+    /// Those of services that are gone, by the epoch of their last plan: programs may still ask for them.
+    limbo: Vec<(u64, SourceRange)>,
+    /// Those whose id is nobody's any more, and that nobody asks for.
+    strays: Vec<SourceRange>,
     capacity: Capacity,
     /// The frontends' revision in the map.
     revision: Revision,
@@ -99,6 +108,8 @@ struct Port {
     frontends: Vec<(FrontendKey, u32)>,
     sets: Sets,
     traits: Traits,
+    /// The clients that the map admits.
+    admitted: BTreeSet<Range>,
 }
 
 /// Slots held back for Services that are already served: their changes must find room when newcomers no longer
@@ -117,6 +128,9 @@ impl Planner {
             adopted: BTreeMap::new(),
             ids: Slab::new(capacity.services),
             slots: Slab::new(capacity.backends),
+            sources_in_map: 0,
+            limbo: Vec::new(),
+            strays: Vec::new(),
             capacity,
             revision: Revision(0),
             epoch: 0,
@@ -154,6 +168,8 @@ impl Planner {
             self.drop_unclaimed(&mut draft);
         }
         self.settle_frontends(&mut draft);
+        draft.stray = std::mem::take(&mut self.strays);
+        self.sources_in_map -= draft.stray.len() + draft.expel.len();
         self.retire(&mut draft);
         let (operations, problems, unplaced) = draft.in_order(&mut self.revision);
         Plan { epoch: self.epoch, operations, problems, unplaced }
@@ -163,6 +179,8 @@ impl Planner {
     pub fn release(&mut self, epoch: u64) {
         self.ids.release(epoch);
         self.slots.release(epoch);
+        let released = self.limbo.extract_if(.., |(retired, _)| *retired <= epoch);
+        self.strays.extend(released.map(|(_, range)| range));
     }
 
     /// The epoch of the newest plan if anything waits for a grace period.
@@ -232,12 +250,12 @@ impl Planner {
 
     /// An id for a service port that has none: the one under which the maps know it, or a fresh one.
     fn introduce(&mut self, table: &PortTable, wanted: &adoption::Wanted, draft: &mut Draft) -> Option<u32> {
-        let (id, sets, traits) = match self.adopt_id(table, wanted) {
+        let (id, sets, traits, admitted) = match self.adopt_id(table, wanted) {
             Some((id, found)) => {
                 if !found.trusted {
                     draft.fresh.insert(id);
                 }
-                (id, found.sets, found.traits)
+                (id, found.sets, found.traits, found.admitted)
             }
             None => {
                 let Some(fresh) = self.ids.allocate(1) else {
@@ -248,11 +266,17 @@ impl Planner {
                 };
                 // The words of a free id still hold what its last owner had, or half of what a dead process wrote.
                 draft.fresh.insert(fresh.start);
-                (fresh.start, Sets::EMPTY, Traits::new(0))
+                (fresh.start, Sets::EMPTY, Traits::new(0), BTreeSet::new())
             }
         };
-        let port =
-            Port { name: table.name.clone(), created: table.created, frontends: Vec::new(), sets, traits };
+        let port = Port {
+            name: table.name.clone(),
+            created: table.created,
+            frontends: Vec::new(),
+            sets,
+            traits,
+            admitted,
+        };
         self.ports.insert(id, port);
         Some(id)
     }
@@ -267,9 +291,16 @@ impl Planner {
         is_new: bool,
         draft: &mut Draft,
     ) -> bool {
+        if !self.admit(id, table, draft) {
+            draft.unplaced.insert(table.name.service.clone());
+        }
         let Some(port) = self.ports.get_mut(&id) else { return false };
         let fresh = draft.fresh.contains(&id);
-        let traits = Traits::new(table.affinity_seconds).with_restriction(table.is_restricted);
+        let traits = Traits::new(table.affinity_seconds);
+        let traits = match &table.admission {
+            Some(admission) => traits.restricted(admission.is_node),
+            None => traits,
+        };
         if port.traits != traits || fresh {
             port.traits = traits;
             draft.publish.push(Operation::SetTraits { service: id, traits });
@@ -318,6 +349,30 @@ impl Planner {
         true
     }
 
+    /// Makes the clients whom `id` admits those of its table; `false` if there is no room for all.
+    fn admit(&mut self, id: u32, table: &PortTable, draft: &mut Draft) -> bool {
+        let Some(port) = self.ports.get_mut(&id) else { return false };
+        let nobody = BTreeSet::new();
+        let wanted = table.admission.as_ref().map_or(&nobody, |admission| &admission.ranges);
+        let expelled: BTreeSet<Range> = port.admitted.difference(wanted).copied().collect();
+        let missing: Vec<Range> = wanted.difference(&port.admitted).copied().collect();
+        let room = (layout::SOURCES as usize).saturating_sub(self.sources_in_map);
+        let (placed, left_out) = missing.split_at(room.min(missing.len()));
+        draft
+            .admit
+            .extend(placed.iter().map(|range| Operation::PutSource { range: source_range(id, range) }));
+        draft.expel.extend(expelled.iter().map(|range| source_range(id, range)));
+        self.sources_in_map += placed.len();
+        port.admitted.retain(|range| !expelled.contains(range));
+        port.admitted.extend(placed);
+        if !left_out.is_empty() {
+            let left_out = left_out.len();
+            draft.problems.push(Problem::NoSource { port: table.name.clone(), left_out });
+            return false;
+        }
+        true
+    }
+
     /// Makes the claims of the service port `id` those of its table.
     fn claim(&mut self, id: u32, table: PortTable, draft: &mut Draft) {
         let Some(port) = self.ports.get_mut(&id) else { return };
@@ -352,7 +407,7 @@ impl Planner {
             }
             draft.touched.insert(*key);
         }
-        draft.gone.push((id, port.sets.all()));
+        draft.gone.push((id, port.sets.all(), port.admitted));
     }
 
     /// Decides what each touched frontend leads to: its best claim, or nothing.
@@ -419,25 +474,33 @@ impl Planner {
 
     /// Gives up ids and slots that nothing leads to any more.
     fn retire(&mut self, draft: &mut Draft) {
-        for (id, range) in std::mem::take(&mut draft.gone) {
+        for (id, range, admitted) in std::mem::take(&mut draft.gone) {
+            self.limbo.extend(admitted.iter().map(|range| (self.epoch, source_range(id, range))));
             self.slots.retire(range, self.epoch);
-            self.ids.retire(Range { start: id, len: 1 }, self.epoch);
+            self.ids.retire(layout::Range { start: id, len: 1 }, self.epoch);
         }
     }
 }
 
+fn source_range(service: u32, &(address, length): &Range) -> SourceRange {
+    SourceRange { service, address, length }
+}
+
 /// The backends in `range`, if the memory reaches that far.
-fn slots(memory: &[Backend], range: Range) -> Option<&[Backend]> {
+fn slots(memory: &[Backend], range: layout::Range) -> Option<&[Backend]> {
     memory.get(range.start as usize..)?.get(..range.len as usize)
 }
 
 /// A plan in the making.
 #[derive(Debug, Default)]
 struct Draft {
+    stray: Vec<SourceRange>,
     remove: Vec<Operation>,
     write: Vec<Operation>,
+    admit: Vec<Operation>,
     publish: Vec<Operation>,
     put: Vec<Operation>,
+    expel: Vec<SourceRange>,
     problems: Vec<Problem>,
     unplaced: BTreeSet<ServiceName>,
     /// Frontends whose claims changed.
@@ -446,8 +509,8 @@ struct Draft {
     claimants: BTreeSet<u32>,
     /// Ids whose words in the map may hold anything, to be written in any case.
     fresh: BTreeSet<u32>,
-    /// Ids to give up, and their slots.
-    gone: Vec<(u32, Range)>,
+    /// Ids to give up, their slots, and the clients they admit.
+    gone: Vec<(u32, layout::Range, BTreeSet<Range>)>,
 }
 
 impl Draft {
@@ -464,8 +527,21 @@ impl Draft {
             *revision = revision.next();
             end.push(Operation::SetRevision { revision: *revision });
         }
-        let phases =
-            [&mut begin, &mut self.remove, &mut self.write, &mut self.publish, &mut self.put, &mut end];
+        let removals = |ranges: Vec<SourceRange>| {
+            ranges.into_iter().map(|range| Operation::RemoveSource { range }).collect()
+        };
+        let (mut stray, mut expel) = (removals(self.stray), removals(self.expel));
+        let phases = [
+            &mut stray,
+            &mut begin,
+            &mut self.remove,
+            &mut self.write,
+            &mut self.admit,
+            &mut self.publish,
+            &mut self.put,
+            &mut expel,
+            &mut end,
+        ];
         let mut operations = Vec::with_capacity(phases.iter().map(|phase| phase.len()).sum());
         for phase in phases {
             operations.append(phase);

@@ -4,11 +4,14 @@ use std::{collections::BTreeSet, fmt};
 
 use proxy_common::{
     address::Address,
-    layout::{Backend, Frontend, FrontendKey, Revision, Sets, Traits, protocol, scope},
+    layout::{self, Backend, Frontend, FrontendKey, Prefix, Revision, Sets, Traits, protocol, scope},
 };
 
 use super::Capacity;
-use crate::{cluster::model::ServiceName, tables::PortName};
+use crate::{
+    cluster::model::ServiceName,
+    tables::{PortName, node_ports::NodeAddresses},
+};
 
 /// One write. Nothing else ever writes to the controller's maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,16 +54,53 @@ pub enum Operation {
         /// What it leads to.
         frontend: Frontend,
     },
-    /// Inserts an address that answers NodePorts.
+    /// Admits clients to a restricted service's load-balancer addresses.
+    PutSource {
+        /// Which clients, to which service.
+        range: SourceRange,
+    },
+    /// Does so no longer.
+    RemoveSource {
+        /// Which clients, to which service.
+        range: SourceRange,
+    },
+    /// Inserts one of the node's addresses, or says anew what it is.
     PutNodeAddress {
         /// Which.
         address: Address,
+        /// Bits of [`proxy_common::layout::node_address`].
+        is: u32,
     },
     /// Deletes one.
     RemoveNodeAddress {
         /// Which.
         address: Address,
     },
+}
+
+/// Clients of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceRange {
+    /// Its id.
+    pub service: u32,
+    /// The first address.
+    pub address: Address,
+    /// How many of its bits count, of 32 for IPv4 and of 128 for IPv6.
+    pub length: u8,
+}
+
+impl fmt::Display for SourceRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+impl SourceRange {
+    /// Whether the address is within.
+    #[must_use]
+    pub fn contains(&self, address: &Address) -> bool {
+        Prefix::new(self.address.to_ip(), self.length).contains(address)
+    }
 }
 
 /// Operations in an order of which every prefix is servable, and what they leave undone.
@@ -111,6 +151,13 @@ pub enum Problem {
         /// What fits.
         capacity: Capacity,
     },
+    /// The trie of admitted clients is full.
+    NoSource {
+        /// Whose.
+        port: PortName,
+        /// How many ranges are not admitted.
+        left_out: usize,
+    },
     /// The backends map has no free run of that length.
     NoBackends {
         /// Whose.
@@ -141,6 +188,12 @@ impl fmt::Display for Problem {
                 f,
                 "{port}: not served, the services map is full ({} entries); raise --max-services",
                 capacity.services
+            ),
+            Self::NoSource { port, left_out } => write!(
+                f,
+                "{port}: {left_out} of its source ranges are not admitted, the map of them is full ({} entries); use \
+                 fewer and wider ones",
+                layout::SOURCES
             ),
             Self::NoBackends { port, wanted, capacity } => write!(
                 f,
@@ -181,6 +234,7 @@ impl Problem {
             | Self::TooManyEndpoints { port, .. }
             | Self::NoFrontend { port, .. }
             | Self::NoService { port, .. }
+            | Self::NoSource { port, .. }
             | Self::NoBackends { port, .. } => port,
         }
     }
@@ -188,9 +242,14 @@ impl Problem {
 
 /// What to do so that the node's addresses are `wanted`: new ones first.
 #[must_use]
-pub fn node_addresses(observed: &BTreeSet<Address>, wanted: &BTreeSet<Address>) -> Vec<Operation> {
-    let put = wanted.difference(observed).map(|address| Operation::PutNodeAddress { address: *address });
-    let remove =
-        observed.difference(wanted).map(|address| Operation::RemoveNodeAddress { address: *address });
+pub fn node_addresses(observed: &NodeAddresses, wanted: &NodeAddresses) -> Vec<Operation> {
+    let put = wanted
+        .iter()
+        .filter(|(address, is)| observed.get(address) != Some(is))
+        .map(|(address, is)| Operation::PutNodeAddress { address: *address, is: *is });
+    let remove = observed
+        .keys()
+        .filter(|address| !wanted.contains_key(address))
+        .map(|address| Operation::RemoveNodeAddress { address: *address });
     put.chain(remove).collect()
 }

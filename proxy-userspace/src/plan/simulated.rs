@@ -14,14 +14,14 @@ use std::{
 
 use proxy_common::{
     address::{Address, Port},
-    decision::{Caller, Client, Tables},
+    decision::{Caller, Client, ClientAddress, Tables},
     layout::{
-        Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey, Service,
-        Sets, Traits, client_kind,
+        self, Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey,
+        Service, Sets, Source, Traits, client_kind,
     },
 };
 
-use super::{Capacity, Observed, Operation};
+use super::{Capacity, NodeAddresses, Observed, Operation, SourceRange};
 
 /// All maps.
 #[derive(Clone, Debug)]
@@ -34,8 +34,10 @@ pub struct Maps {
     pub backends: Vec<Backend>,
     /// The frontends' revision.
     pub revision: Revision,
-    /// The map of addresses that answer NodePorts.
-    pub node_addresses: BTreeSet<Address>,
+    /// The map of the node's addresses.
+    pub node_addresses: NodeAddresses,
+    /// The trie of admitted clients.
+    pub sources: BTreeSet<SourceRange>,
     /// The affinity map.
     pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     /// The senders map.
@@ -54,7 +56,8 @@ impl Maps {
             services: vec![Service { sets: 0, traits: 0 }; capacity.services as usize],
             backends: vec![nothing; capacity.backends as usize],
             revision: Revision(0),
-            node_addresses: BTreeSet::new(),
+            node_addresses: NodeAddresses::new(),
+            sources: BTreeSet::new(),
             affinity: RefCell::default(),
             senders: RefCell::default(),
             capacity,
@@ -92,11 +95,21 @@ impl Maps {
                     self.frontends.insert(*key, *frontend);
                     assert!(self.frontends.len() <= self.capacity.frontends as usize, "too many frontends");
                 }
-                Operation::PutNodeAddress { address } => {
-                    self.node_addresses.insert(*address);
+                Operation::PutSource { range } => {
+                    self.sources.insert(*range);
+                    assert!(self.sources.len() <= layout::SOURCES as usize, "too many source ranges");
+                }
+                Operation::RemoveSource { range } => {
+                    assert!(self.sources.remove(range), "{range:?} is removed but is not there");
+                }
+                Operation::PutNodeAddress { address, is } => {
+                    self.node_addresses.insert(*address, *is);
                 }
                 Operation::RemoveNodeAddress { address } => {
-                    assert!(self.node_addresses.remove(address), "{address} is removed but is not there");
+                    assert!(
+                        self.node_addresses.remove(address).is_some(),
+                        "{address} is removed but is not there"
+                    );
                 }
             }
         }
@@ -108,6 +121,7 @@ impl Maps {
         Observed {
             frontends: self.frontends.iter().map(|(key, frontend)| (*key, *frontend)).collect(),
             services: &self.services,
+            sources: self.sources.iter().copied().collect(),
             revision: self.revision,
         }
     }
@@ -122,8 +136,12 @@ impl Tables for Maps {
         self.revision
     }
 
-    fn is_node_address(&self, address: &Address) -> bool {
-        self.node_addresses.contains(address)
+    fn node_address(&self, address: &Address) -> u32 {
+        self.node_addresses.get(address).copied().unwrap_or_default()
+    }
+
+    fn admits(&self, source: &Source) -> bool {
+        self.sources.iter().any(|range| range.service == source.service && range.contains(&source.address))
     }
 
     fn sets(&self, service: u32) -> Option<Sets> {
@@ -165,6 +183,8 @@ pub struct Socket {
     pub now: Cell<u64>,
     /// Whether the socket lives in the host's network namespace.
     pub host_namespace: Cell<bool>,
+    /// The address it is bound to.
+    pub bound: Cell<Option<Address>>,
     /// The cookie of its network namespace.
     pub namespace: Cell<u64>,
     /// Its own cookie.
@@ -183,6 +203,7 @@ impl Socket {
             random: Cell::new(0),
             now: Cell::new(0),
             host_namespace: Cell::new(false),
+            bound: Cell::new(None),
             namespace: Cell::new(namespace),
             cookie: Cell::new(cookie),
             connected: Cell::new(false),
@@ -209,6 +230,14 @@ impl Client for Socket {
 
     fn is_outside(&self) -> bool {
         false
+    }
+
+    fn address(&self) -> ClientAddress {
+        match (self.host_namespace.get(), self.bound.get()) {
+            (false, _) => ClientAddress::Pod,
+            (true, None) => ClientAddress::Node,
+            (true, Some(address)) => ClientAddress::Known(address),
+        }
     }
 }
 

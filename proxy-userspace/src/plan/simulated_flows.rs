@@ -12,7 +12,7 @@ use std::{
 use proxy_common::{
     address::{Address, Port},
     decision::{
-        Client, choice,
+        Client, ClientAddress, choice,
         packet::{self, Flows, Put, Queue},
     },
     layout::{Arrival, Flow, PortRanges, Queued, Tuple, client_kind},
@@ -265,6 +265,10 @@ impl Client for Passage<'_> {
 
     fn is_outside(&self) -> bool {
         self.is_outside
+    }
+
+    fn address(&self) -> ClientAddress {
+        ClientAddress::Known(self.client)
     }
 }
 

@@ -45,7 +45,7 @@ fn service(text: &str) -> (Service, ServicePort) {
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
         external_ips: addresses("external", "192.0.2.1"),
         load_balancer_ips: addresses("lb", "203.0.113.1"),
-        restricted: Vec::new(),
+        source_ranges: Vec::new(),
         health_check_node_port: None,
         ports: vec![port.clone()],
         internal_policy: policy("ITP=Local"),

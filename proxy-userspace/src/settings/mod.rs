@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proxy_common::layout::{DEFAULT_BACKENDS, DEFAULT_FRONTENDS, DEFAULT_SERVICES, Sets};
 
-use crate::{datapath, plan::Capacity};
+use crate::{datapath, plan::Capacity, tables::node_ports};
 pub use flows::Flows;
 pub use packets::{Packets, Switch};
 
@@ -71,6 +71,10 @@ pub struct Run {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_BACKENDS,
           value_parser = clap::value_parser!(u32).range(1..Sets::MAX_SLOTS as i64))]
     pub max_backends: u32,
+    /// On which of this node's addresses NodePorts answer: ranges separated by commas, or `primary` for the first of each
+    /// family that the Node object names; a family without ranges has all [default: all, loopback among them]
+    #[arg(long, value_name = "RANGES", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<node_ports::Word>,
     /// Which flows are remembered, and for how long
     #[command(flatten)]
     pub flows: Flows,
@@ -179,6 +183,14 @@ impl Run {
             tc_attach: self.packets.hook(),
             packets: self.flows.packets()?,
         })
+    }
+
+    /// Where NodePorts answer.
+    ///
+    /// # Errors
+    /// When the words contradict each other.
+    pub fn node_ports(&self) -> Result<node_ports::Choice> {
+        node_ports::Choice::of(&self.nodeport_addresses).context("--nodeport-addresses")
     }
 
     /// The node's name as EndpointSlices have it: trimmed, lower case.

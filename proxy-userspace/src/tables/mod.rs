@@ -4,17 +4,21 @@
 //! the frontends under which it answers and the backends it leads to. Slots and ids are not known here: where
 //! things lie in the maps is the plan's business.
 
+pub mod admission;
 pub mod checks;
+pub mod node_ports;
 
 use proxy_common::{
     address::{Address, Port},
     layout::{Backend, FrontendKey, Sets, backend_flag, frontend_kind, protocol, scope},
 };
 
+use admission::Admission;
+
 use crate::{
     cluster::{
         Cluster,
-        model::{Endpoint, Family, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
+        model::{Endpoint, Family, NodeInfo, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
         printable::Printable,
     },
     flows::stale::Served,
@@ -61,8 +65,8 @@ pub struct PortTable {
     pub internal_local: bool,
     /// externalTrafficPolicy Local.
     pub external_local: bool,
-    /// Clients outside do not reach the load balancer IPs.
-    pub is_restricted: bool,
+    /// Who may come in by load-balancer addresses; `None` for everybody.
+    pub admission: Option<Admission>,
     /// ClientIP affinity timeout in seconds, 0 for none.
     pub affinity_seconds: u32,
     /// Endpoints that did not fit into a set, 0 as a rule.
@@ -79,7 +83,7 @@ pub fn of_service(cluster: &Cluster, name: &ServiceName) -> Vec<PortTable> {
             let family = Family::of(*cluster_ip);
             let endpoints = cluster.endpoints(name, port, family);
             let sets = policy::categorize(service, port, cluster.node(), &endpoints);
-            tables.push(of_port(service, port, family, &sets));
+            tables.push(of_port(service, port, family, cluster.node(), &sets));
         }
     }
     for cluster_ip in &service.cluster_ips {
@@ -122,6 +126,7 @@ pub fn of_port(
     service: &Service,
     port: &ServicePort,
     family: Family,
+    node: &NodeInfo,
     sets: &policy::EndpointSets,
 ) -> PortTable {
     let (cluster, beyond_cluster) = backends(&sets.cluster);
@@ -140,7 +145,7 @@ pub fn of_port(
         any_endpoint: sets.any,
         internal_local: service.internal_policy == TrafficPolicy::Local,
         external_local: service.external_policy == TrafficPolicy::Local,
-        is_restricted: service.restricted.contains(&family),
+        admission: admission::of_family(service, family, node),
         affinity_seconds: service.affinity_seconds.unwrap_or(0),
         left_out: beyond_cluster + beyond_local,
     }

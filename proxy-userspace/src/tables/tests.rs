@@ -222,7 +222,7 @@ fn endpoints_beyond_what_a_set_holds_are_counted() {
             local: endpoints[..in_local].to_vec(),
             any: true,
         };
-        let table = of_port(service, &service.ports[0], Family::V4, &sets);
+        let table = of_port(service, &service.ports[0], Family::V4, cluster.node(), &sets);
         assert_eq!(table.left_out, left_out);
         assert_eq!(table.cluster.len(), 65_535);
         assert!(table.cluster.is_sorted_by_key(Backend::rank));

@@ -14,6 +14,7 @@
 //!   probe:                  # who gets this connection afterwards?
 //!   - pod 10.244.1.7 tcp 10.96.0.10:80
 //!   - host udp 192.0.2.11:30053
+//!   - bound 192.0.2.11 tcp 10.96.0.10:80   # a process of the node that has chosen its address
 //! ```
 //!
 //! An object with `repeat: 3` stands for three, with `{n}` replaced by 1, 2, 3, and `{high}` and `{low}` by its
@@ -77,6 +78,8 @@ pub(crate) struct Probe {
     /// As it stands in the file.
     pub(crate) text: String,
     pub(crate) from_host: bool,
+    /// The address that a process of the node has chosen for itself.
+    pub(crate) bound: Option<Address>,
     /// Tells pods apart; 1 for the host.
     pub(crate) namespace: u64,
     pub(crate) destination: Destination,
@@ -144,9 +147,11 @@ fn reference(text: &str) -> ObjectRef {
 /// `pod 10.244.1.7 tcp 10.96.0.10:80`
 fn probe(text: &str) -> Probe {
     let words: Vec<&str> = text.split_whitespace().collect();
-    let (from_host, namespace, rest) = match *words {
-        ["host", ref rest @ ..] => (true, 1, rest),
-        ["pod", address, ref rest @ ..] => (false, pod(address), rest),
+    let parse = |text: &str| Address::from(text.parse::<std::net::IpAddr>().expect("an address"));
+    let (bound, namespace, rest) = match *words {
+        ["host", ref rest @ ..] => (None, HOST, rest),
+        ["bound", address, ref rest @ ..] => (Some(parse(address)), HOST, rest),
+        ["pod", address, ref rest @ ..] => (None, pod(parse(address)), rest),
         _ => panic!("{text:?}"),
     };
     let [protocol, destination] = *rest else { panic!("{text:?}") };
@@ -158,12 +163,14 @@ fn probe(text: &str) -> Probe {
     };
     let to: SocketAddr = destination.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"));
     let destination = Destination { address: Address::from(to.ip()), port: Port::new(to.port()), protocol };
-    Probe { text: text.to_owned(), from_host, namespace, destination }
+    Probe { text: text.to_owned(), from_host: namespace == HOST, bound, namespace, destination }
 }
 
+/// The number of the host's network namespace.
+const HOST: u64 = 1;
+
 /// A number for the pod's network namespace, from its address.
-fn pod(address: &str) -> u64 {
-    let address = Address::from(address.parse::<std::net::IpAddr>().expect("a pod's address"));
+fn pod(address: Address) -> u64 {
     let (high, low) = address.rank();
     high ^ low
 }

@@ -36,6 +36,12 @@ pub(crate) fn table(table: &PortTable) -> Vec<String> {
     if table.affinity_seconds > 0 {
         lines.push(format!("  affinity {} s", table.affinity_seconds));
     }
+    if let Some(admission) = &table.admission {
+        let ranges: Vec<String> =
+            admission.ranges.iter().map(|(address, length)| format!("{address}/{length}")).collect();
+        let node = if admission.is_node { ", the node" } else { "" };
+        lines.push(format!("  load balancer admits {}{node}", ranges.join(" ")));
+    }
     if table.left_out > 0 {
         lines.push(format!("  {} endpoints left out", table.left_out));
     }
@@ -56,10 +62,18 @@ pub(crate) fn operation(operation: &Operation) -> String {
             let named = some(backends.iter().map(backend).collect());
             format!("write slots {}: {named}", slots(Range { start: *start, len }))
         }
-        Operation::SetTraits { service, traits } => match traits.affinity_seconds() {
-            0 => format!("service {service}: no affinity"),
-            seconds => format!("service {service}: affinity {seconds} s"),
-        },
+        Operation::SetTraits { service, traits } => {
+            let mut text = match traits.affinity_seconds() {
+                0 => format!("service {service}: no affinity"),
+                seconds => format!("service {service}: affinity {seconds} s"),
+            };
+            match (traits.is_restricted(), traits.is_node_admitted()) {
+                (false, _) => {}
+                (true, false) => text += ", load balancer restricted",
+                (true, true) => text += ", load balancer restricted, the node admitted",
+            }
+            text
+        }
         Operation::SetSets { service, sets } => {
             let mut text = format!("service {service}: cluster {}", slots(sets.cluster()));
             if sets.local().len > 0 || sets.internal_local() {
@@ -79,7 +93,9 @@ pub(crate) fn operation(operation: &Operation) -> String {
         Operation::PutFrontend { key, frontend } => {
             format!("put {} as {} of service {}", show(key), kind_name(frontend.kind), frontend.service)
         }
-        Operation::PutNodeAddress { address } => format!("put node address {address}"),
+        Operation::PutSource { range } => format!("service {}: admit {range}", range.service),
+        Operation::RemoveSource { range } => format!("service {}: admit {range} no more", range.service),
+        Operation::PutNodeAddress { address, .. } => format!("put node address {address}"),
         Operation::RemoveNodeAddress { address } => format!("remove node address {address}"),
     }
 }
@@ -91,6 +107,7 @@ pub(crate) enum Answer {
     Backends(BTreeSet<SocketAddr>),
     Refused,
     Unreachable,
+    KeptOut,
     NotAService,
 }
 
@@ -103,6 +120,7 @@ impl std::fmt::Display for Answer {
             }
             Self::Refused => f.write_str("refused"),
             Self::Unreachable => f.write_str("unreachable"),
+            Self::KeptOut => f.write_str("kept out"),
             Self::NotAService => f.write_str("not a service"),
         }
     }

@@ -11,7 +11,7 @@ use proxy_userspace::{
     cluster::{
         Cluster,
         change::{Change, Kind, ObjectRef},
-        model::ServiceName,
+        model::{NodeInfo, ServiceName},
         reject::Reject,
     },
     plan::{
@@ -19,7 +19,7 @@ use proxy_userspace::{
         operation::show,
         simulated::{Maps, Socket},
     },
-    tables,
+    tables::{self, node_ports},
 };
 
 use crate::{
@@ -69,7 +69,8 @@ pub(crate) fn play(name: &str, scenario: &Scenario) -> String {
 impl World {
     fn new(scenario: &Scenario) -> Self {
         let mut maps = Maps::new(CAPACITY);
-        let addresses = scenario.addresses.iter().copied().map(Address::from).collect();
+        let own: Vec<Address> = scenario.addresses.iter().copied().map(Address::from).collect();
+        let addresses = node_ports::addresses(&own, &node_ports::Choice::All, &NodeInfo::default());
         maps.carry_out(&plan::node_addresses(&maps.node_addresses, &addresses));
         let mut cluster = Cluster::new(&scenario.node);
         for kind in [Kind::Service, Kind::EndpointSlice] {
@@ -158,6 +159,7 @@ impl World {
         self.maps.frontends.keys().filter(|key| key.scope == scope::VIP).map(|key| Probe {
             text: show(key),
             from_host: false,
+            bound: None,
             namespace: 2,
             destination: Destination { address: key.address, port: key.port, protocol: key.protocol },
         })
@@ -248,6 +250,7 @@ fn answer_to_datagrams(maps: &Maps, probe: &Probe) -> Answer {
 fn socket(probe: &Probe, cookie: u64) -> Socket {
     let socket = Socket::new(probe.namespace, cookie);
     socket.host_namespace.set(probe.from_host);
+    socket.bound.set(probe.bound);
     // Pods do not all begin with the same throw.
     socket.random.set(datagram::spread(probe.namespace, 0));
     socket
@@ -262,7 +265,7 @@ fn collect(outcomes: impl Iterator<Item = Outcome>) -> Answer {
             Outcome::Pass => drop(others.insert(Answer::NotAService)),
             Outcome::Refuse => drop(others.insert(Answer::Refused)),
             Outcome::Unreachable => drop(others.insert(Answer::Unreachable)),
-            Outcome::Denied => unreachable!("these clients are on the node"),
+            Outcome::Denied => drop(others.insert(Answer::KeptOut)),
             Outcome::NoMemory => panic!("simulated sockets have memory"),
         }
     }

@@ -9,11 +9,11 @@ use proxy_common::{
     decision::packet::{self, Desk, Rewrite, Signals, Verdict, disown, egress, ingress},
     layout::{
         Backend, Counter, Flow, Frontend, FrontendKey, PortRanges, Sets, Traits, Tuple, backend_flag,
-        frontend_kind, protocol, scope,
+        frontend_kind, node_address, protocol, scope,
     },
 };
 use proxy_userspace::plan::{
-    Capacity,
+    Capacity, SourceRange,
     simulated::Maps,
     simulated_flows::{Memory, Node, Passage, Room},
 };
@@ -95,7 +95,7 @@ impl Network {
     /// A service without endpoints that answers at [`FRONTENDS`], for all protocols.
     pub(crate) fn new(seed: u64, room: Room) -> Self {
         let mut maps = Maps::new(Capacity { frontends: 100, services: 4, backends: 1000 });
-        maps.node_addresses.insert(address(NODE));
+        maps.node_addresses.insert(address(NODE), node_address::OWN | node_address::NODE_PORTS);
         let kinds = [
             (frontend_kind::CLUSTER_IP, scope::VIP),
             (frontend_kind::NODE_PORT, scope::NODE_PORT),
@@ -114,6 +114,14 @@ impl Network {
         maps.frontends.insert(key, Frontend::sealed(&key, 0, frontend_kind::CLUSTER_IP));
         let ports = PortRanges::new((20_000, 10_000), (61_000, 4_000));
         Self { maps, memory: Memory::new(room), node: Node::new(seed, address(NODE), ports) }
+    }
+
+    /// Admits only these clients to the load-balancer address.
+    pub(crate) fn restrict(&mut self, ranges: &[(Address, u8)]) {
+        let traits = Traits(self.maps.services[0].traits);
+        self.maps.services[0].traits = traits.restricted(false).0;
+        let range = |&(address, length)| SourceRange { service: 0, address, length };
+        self.maps.sources.extend(ranges.iter().map(range));
     }
 
     pub(crate) fn roomy() -> Self {

@@ -77,6 +77,31 @@ fn each_client_gets_the_endpoints_that_the_policy_gives_it() {
 }
 
 #[test]
+fn a_restricted_load_balancer_address_drops_whoever_is_in_no_range() {
+    let kept_out = Fated { drops: true, counter: Counter::PacketDenied as u32 };
+    for places in [0, HERE, THERE] {
+        let mut network = Network::roomy();
+        network.publish(&endpoints(places), |sets| sets);
+        network.restrict(&[(outside(0), 9), (pod(3), 32)]);
+        let served: BTreeSet<_> = match places {
+            0 => [Err(NO_ENDPOINT)].into(),
+            _ => endpoints(places).into_iter().map(Ok).collect(),
+        };
+        for (client, is_admitted) in
+            [(outside(1), true), (outside(0x0080_0001), false), (pod(1), false), (pod(3), true)]
+        {
+            for frontend in FRONTENDS {
+                let is_free = is_admitted || frontend.0 != BALANCER;
+                let expected = if is_free { served.clone() } else { [Err(kept_out)].into() };
+                let case = format!("{client} to {frontend:?}, endpoints {places}");
+                assert_eq!(outcomes(&network, client, frontend), expected, "{case}");
+            }
+        }
+        network.check_consistent();
+    }
+}
+
+#[test]
 fn a_refused_or_dropped_packet_leaves_no_trace() {
     for places in [0, THERE] {
         let mut network = Network::roomy();

@@ -29,6 +29,13 @@ impl Node {
         Self { pod_subnets: subnets.into(), addresses, ..Self::new(node.name()) }
     }
 
+    /// With one more address.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<IpAddr>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
     /// With a label.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {

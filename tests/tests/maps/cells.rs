@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::Result;
 use kubeshunt_tests::pinned::PinnedMap;
 use proxy_common::address::Address;
-use proxy_common::layout::{CELLS, CELLS_PER_ROW, FrontendKey, Prefix, cell, frontend_kind, map, scope};
+use proxy_common::layout::{
+    CELLS, CELLS_PER_ROW, FrontendKey, Prefix, cell, frontend_kind, map, node_address, scope,
+};
 use proxy_userspace::plan::{Capacity, Extent, Operation, Planner};
 
 use super::rig::Rig;
@@ -68,7 +70,7 @@ fn every_frontend_and_node_address_has_its_cell_before_it_is_there() -> Result<(
     }
     assert_eq!(expected.len(), 200, "a VIP and an address each");
     let address = Address::from(IpAddr::from(Ipv4Addr::new(192, 0, 2, 1)));
-    rig.datapath().carry_out(&[Operation::PutNodeAddress { address }])?;
+    rig.datapath().carry_out(&[Operation::PutNodeAddress { address, is: node_address::OWN }])?;
     assert!(is_set(&cells, &address)?);
     let other = Address::from("2001:db8::77".parse::<IpAddr>()?);
     rig.datapath().mark(&other)?;
@@ -85,7 +87,7 @@ fn what_is_found_at_start_gets_its_cell() -> Result<()> {
     let operations = operations(&mut planner, &mut rig);
     let address = Address::from(IpAddr::from(Ipv4Addr::new(192, 0, 2, 1)));
     rig.datapath().carry_out(&operations)?;
-    rig.datapath().carry_out(&[Operation::PutNodeAddress { address }])?;
+    rig.datapath().carry_out(&[Operation::PutNodeAddress { address, is: node_address::OWN }])?;
     let before = count(&cells)?;
     for row in 0..CELLS / CELLS_PER_ROW {
         cells.update(&row.to_ne_bytes(), &[0; CELLS_PER_ROW as usize])?;

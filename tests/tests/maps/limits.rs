@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use proxy_common::address::Address;
-use proxy_common::layout::{Frontend, FrontendKey, frontend_kind, map};
+use proxy_common::layout::{Frontend, FrontendKey, frontend_kind, map, node_address};
 use proxy_userspace::datapath::kernel;
 use proxy_userspace::plan::{Capacity, Extent, Operation, Planner};
 
@@ -81,7 +81,7 @@ fn the_plan_stops_before_the_kernel_would() -> Result<()> {
 fn what_is_not_there_can_be_removed() -> Result<()> {
     let mut rig = Rig::new(CAPACITY)?;
     let address = Address::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
-    rig.datapath().carry_out(&[put(1, 1), Operation::PutNodeAddress { address }])?;
+    rig.datapath().carry_out(&[put(1, 1), Operation::PutNodeAddress { address, is: node_address::OWN }])?;
     let removals = [Operation::RemoveFrontend { key: key(1) }, Operation::RemoveNodeAddress { address }];
     for round in 0..2 {
         rig.datapath().carry_out(&removals)?;

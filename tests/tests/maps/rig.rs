@@ -80,6 +80,7 @@ pub(crate) struct Pinned {
     pub(crate) frontends: PinnedMap,
     pub(crate) services: PinnedMap,
     pub(crate) backends: PinnedMap,
+    pub(crate) sources: PinnedMap,
     pub(crate) node_addresses: PinnedMap,
 }
 
@@ -89,6 +90,7 @@ impl Pinned {
             frontends: rig.pinned(map::FRONTENDS)?,
             services: rig.pinned(map::SERVICES)?,
             backends: rig.pinned(map::BACKENDS)?,
+            sources: rig.pinned(map::SOURCES)?,
             node_addresses: rig.pinned(map::NODE_ADDRESSES)?,
         })
     }

@@ -8,7 +8,8 @@ use proxy_common::address::{Address, Port};
 use proxy_common::layout::{Backend, FrontendKey, backend_flag, frontend_kind, protocol, scope};
 use proxy_userspace::cluster::model::{Family, Protocol, ServiceName};
 use proxy_userspace::plan::Desired;
-use proxy_userspace::tables::{PortName, PortTable};
+use proxy_userspace::tables::admission::Admission;
+use proxy_userspace::tables::{PortName, PortTable, node_ports::NodeAddresses};
 
 /// Desired tables by Service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,7 +41,7 @@ pub(crate) fn table(number: u16, key: FrontendKey, cluster: Vec<Backend>) -> Por
         local: Vec::new(),
         internal_local: false,
         external_local: false,
-        is_restricted: false,
+        admission: None,
         affinity_seconds: 0,
         left_out: 0,
     }
@@ -126,6 +127,7 @@ fn any_tables(number: u16, random: &mut Rng) -> Vec<PortTable> {
         let (clusters, locals) = (random.usize(0..14), random.usize(0..6));
         let cluster = any_backends(family, clusters, random);
         let local = any_backends(family, locals, random);
+        let admission = random.bool().then(|| any_admission(family, random));
         let name = PortName { service: service(number), port: format!("p{port}").into(), protocol, family };
         PortTable {
             created,
@@ -136,12 +138,23 @@ fn any_tables(number: u16, random: &mut Rng) -> Vec<PortTable> {
             local,
             internal_local: random.bool(),
             external_local: random.bool(),
-            is_restricted: false,
+            admission,
             affinity_seconds: if random.bool() { 0 } else { random.u32(1..86_401) },
             left_out: 0,
         }
     };
     (0..ports).map(table).collect()
+}
+
+/// Clients of one family, some of them within each other.
+fn any_admission(family: Family, random: &mut Rng) -> Admission {
+    let mut range = || {
+        let shorter = random.u8(0..3) * 8;
+        let (length, last) = if shorter > 0 { (shorter, 0) } else { (32, random.u8(1..8)) };
+        let length = if family == Family::V4 { length } else { length + 96 };
+        (any_ip(family, 0, last).into(), length)
+    };
+    Admission { ranges: (0..3).map(|_| range()).collect(), is_node: random.bool() }
 }
 
 fn any_frontends(name: &PortName, random: &mut Rng) -> Vec<(FrontendKey, u32)> {
@@ -180,8 +193,9 @@ fn any_ip(family: Family, net: u8, last: u8) -> IpAddr {
 }
 
 /// Addresses of a node.
-pub(crate) fn any_addresses(random: &mut Rng) -> BTreeSet<Address> {
+pub(crate) fn any_addresses(random: &mut Rng) -> NodeAddresses {
     let family = |random: &mut Rng| if random.bool() { Family::V4 } else { Family::V6 };
     let mut one = || Address::from(any_ip(family(random), 2, random.u8(1..12)));
-    (0..6).map(|_| one()).collect()
+    let addresses: Vec<Address> = (0..6).map(|_| one()).collect();
+    addresses.into_iter().map(|address| (address, random.u32(0..4))).collect()
 }

@@ -3,6 +3,7 @@
 //!
 //! One test at a time: some measure what a whole node does.
 
+mod admission;
 mod answers;
 mod crafted;
 mod datagrams;

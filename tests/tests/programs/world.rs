@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use proxy_common::address::{Address, Port};
-use proxy_common::layout::{Backend, FrontendKey, backend_flag, frontend_kind, scope};
+use proxy_common::layout::{Backend, FrontendKey, backend_flag, frontend_kind, node_address, scope};
 use proxy_userspace::cluster::model::{Family, Protocol, ServiceName};
 use proxy_userspace::plan::{Capacity, Desired, Extent, Operation, Planner};
+use proxy_userspace::tables::admission::Admission;
 use proxy_userspace::tables::{PortName, PortTable, number};
 
 pub(crate) const CAPACITY: Capacity = Capacity { frontends: 512, services: 128, backends: 256 };
@@ -70,10 +71,12 @@ pub(crate) enum Service {
     RemoteSamePort = 6,
     /// The node itself.
     Host = 7,
+    /// A pod of this node; its load balancer admits some clients only.
+    Choosy = 8,
 }
 
 impl Service {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Local,
         Self::Remote,
         Self::SamePort,
@@ -81,6 +84,7 @@ impl Service {
         Self::Elsewhere,
         Self::RemoteSamePort,
         Self::Host,
+        Self::Choosy,
     ];
 
     /// Its number.
@@ -107,7 +111,7 @@ impl Service {
     pub(crate) fn backend(self, family: Family) -> Option<SocketAddr> {
         let at = |net, port| Some(SocketAddr::new(ip(family, net, self.number()), port));
         match self {
-            Self::Local => at(Net::Pods, TARGET),
+            Self::Local | Self::Choosy => at(Net::Pods, TARGET),
             Self::Remote | Self::Elsewhere => at(Net::Remote, TARGET),
             Self::SamePort => at(Net::Pods, PORT),
             Self::RemoteSamePort => at(Net::Remote, PORT),
@@ -117,7 +121,7 @@ impl Service {
     }
 
     fn is_local(self) -> bool {
-        matches!(self, Self::Local | Self::SamePort | Self::Host)
+        matches!(self, Self::Local | Self::SamePort | Self::Host | Self::Choosy)
     }
 
     fn name(self) -> ServiceName {
@@ -160,7 +164,7 @@ impl Service {
             cluster,
             internal_local: false,
             external_local: self == Self::Elsewhere,
-            is_restricted: false,
+            admission: (self == Self::Choosy).then(|| admission(family)),
             affinity_seconds: 0,
             left_out: 0,
         }
@@ -170,6 +174,13 @@ impl Service {
         let flags = if self.is_local() { backend_flag::LOCAL } else { 0 };
         Backend { address: Address::from(at.ip()), port: Port::new(at.port()), flags, reserved: 0 }
     }
+}
+
+/// Clients outside whose addresses are even.
+fn admission(family: Family) -> Admission {
+    let length = if family == Family::V4 { 32 } else { 128 };
+    let even = (0..128).map(|half| (ip(family, Net::World, 2 * half).into(), length));
+    Admission { ranges: even.collect(), is_node: false }
 }
 
 /// What a plan for empty maps writes.
@@ -186,6 +197,9 @@ pub(crate) fn operations() -> Vec<Operation> {
     let memory = vec![nothing; CAPACITY.backends as usize];
     let plan = Planner::new(CAPACITY).plan(&memory, desired, Extent::Everything);
     assert!(plan.problems.is_empty(), "{:?}", plan.problems);
-    let addresses = FAMILIES.map(|family| Operation::PutNodeAddress { address: node(family).into() });
+    let addresses = FAMILIES.map(|family| {
+        let is = node_address::OWN | node_address::NODE_PORTS;
+        Operation::PutNodeAddress { address: node(family).into(), is }
+    });
     plan.operations.into_iter().chain(addresses).collect()
 }

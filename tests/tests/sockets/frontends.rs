@@ -1,14 +1,16 @@
 //! The other addresses of a Service, from a pod and from the node itself: NodePorts, external and
 //! load-balancer addresses.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 use kubeshunt_tests::Station;
 use kubeshunt_tests::cluster::{self, EXTERNAL, INGRESS, NODE_PORT};
-use kubeshunt_tests::manifests::Port;
+use kubeshunt_tests::manifests::{Node, Port};
 use kubeshunt_tests::protocol::{self, Target};
-use kubeshunt_tests::stage::{PORT, Stage, at4, at6, bare};
+use kubeshunt_tests::stage::{PATIENCE, PORT, Stage, at4, at6, bare};
+use kubeshunt_tests::wait;
 
 use crate::{assert_reaches, assert_refused};
 
@@ -57,6 +59,59 @@ fn node_ports_answer_at_an_address_the_node_gets_later() -> Result<()> {
         Ok(addresses.iter().any(|address| *address == late.to_string()))
     })?;
     assert_reaches(&stage.client, SocketAddr::new(late, NODE_PORT), "backend-0")
+}
+
+/// The same, with NodePorts where the words say.
+fn node_ports_on(words: &str) -> Result<Stage> {
+    let mut stage = Stage::new(1)?;
+    stage.publish(&cluster::everywhere("web", 1), "web", &[0])?;
+    stage.folder.write("node", &[&Node::of(&stage.node)])?;
+    stage.start_with(|setup| setup.arg(format!("--nodeport-addresses={words}")))?;
+    Ok(stage)
+}
+
+/// Waits until NodePorts answer on exactly these of the host's addresses.
+fn await_node_ports(stage: &Stage, wanted: &[IpAddr]) -> Result<()> {
+    let wanted: BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
+    wait::until_true("NodePorts answer where they should", PATIENCE, || {
+        let services = stage.services()?;
+        let addresses = services["node_addresses"].as_array().into_iter().flatten();
+        Ok(addresses.filter_map(|it| it.as_str().map(str::to_owned)).collect::<BTreeSet<_>>() == wanted)
+    })
+}
+
+/// Where the list says no, the number belongs to whoever listens there.
+#[test]
+fn node_ports_answer_in_the_ranges_that_are_chosen_and_leave_the_number_to_others_elsewhere() -> Result<()> {
+    let late: IpAddr = "192.168.0.99".parse()?;
+    let host = |stage: &Stage| stage.node.host().v4();
+    let stage = node_ports_on("192.168.0.96/28,fd00:dead::/64")?;
+    await_node_ports(&stage, &[])?;
+    for there in [IpAddr::from(host(&stage)), LOOPBACK[0], LOOPBACK[1]] {
+        let there = SocketAddr::new(there, NODE_PORT);
+        stage.node.host().probe().serve(protocol::Service::Tcp, there)?;
+        stage.node.host().probe().serve(protocol::Service::Udp, there)?;
+        assert_reaches(stage.node.host(), there, stage.node.name())?;
+    }
+    assert_reaches(&stage.client, SocketAddr::new(host(&stage).into(), NODE_PORT), stage.node.name())?;
+    stage.node.host().add_address((late, 32))?;
+    await_node_ports(&stage, &[late])?;
+    assert_reaches(&stage.client, SocketAddr::new(late, NODE_PORT), "backend-0")?;
+    assert_reaches(stage.node.host(), SocketAddr::new(late, NODE_PORT), "backend-0")
+}
+
+#[test]
+fn primary_node_ports_follow_the_node_object() -> Result<()> {
+    let late: IpAddr = "192.168.0.99".parse()?;
+    let stage = node_ports_on("primary")?;
+    let host = stage.node.host();
+    host.add_address((late, 32))?;
+    await_node_ports(&stage, &[host.v4().into(), host.v6().into()])?;
+    assert_all(&stage.client, [host.v4().into(), host.v6().into()], NODE_PORT)?;
+    let other = Node::new("node-a").address(late).address(host.v6());
+    stage.folder.write("node", &[&other])?;
+    await_node_ports(&stage, &[late, host.v6().into()])?;
+    assert_all(&stage.client, [late, host.v6().into()], NODE_PORT)
 }
 
 #[test]

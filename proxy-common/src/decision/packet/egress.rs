@@ -69,7 +69,7 @@ pub fn disown<F: Flows>(tables: &impl Tables, flows: &F, node: &impl Node, desk:
     let source = Destination { address: tuple.source, port: tuple.source_port, protocol: tuple.protocol };
     // The node's own addresses are what netfilter draws from; nobody else may send from them (martian sources).
     if tuple.protocol != protocol::UDP
-        || !tables.is_node_address(&tuple.source)
+        || tables.node_address(&tuple.source) == 0
         || !matches!(frontend::on_the_wire(tables, &source), OnTheWire::Served(_))
     {
         return;

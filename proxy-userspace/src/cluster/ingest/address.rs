@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
+
 use crate::cluster::reject::Problem;
 
 /// Parses the address of one host: leading zeros are decimal, IPv4-mapped IPv6 is IPv4.
@@ -28,6 +30,17 @@ pub(super) fn host(text: &str) -> Result<IpAddr, Problem> {
 pub(super) fn frontend(text: &str) -> Result<IpAddr, Problem> {
     let address = host(text)?;
     if address.is_loopback() { Err(Problem::UnusableAddress(address)) } else { Ok(address) }
+}
+
+/// Parses a range of addresses; bits behind the prefix and spaces around it do not matter.
+pub(super) fn range(text: &str) -> Result<IpNet, Problem> {
+    let parse = || {
+        let (address, length) = text.trim().split_once('/')?;
+        let address = address.parse().ok().or_else(|| zero_padded(address).map(IpAddr::V4))?;
+        let digits = Some(length).filter(|length| length.bytes().all(|byte| byte.is_ascii_digit()))?;
+        Some(IpNet::new(address, digits.parse().ok()?).ok()?.trunc())
+    };
+    parse().ok_or_else(|| Problem::InvalidRange(text.to_owned()))
 }
 
 /// `010.0.0.041`, which `Ipv4Addr::from_str` refuses because others read it as octal.
@@ -77,6 +90,22 @@ mod tests {
         }
         for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "000.0.0.0"] {
             assert!(matches!(host(text), Err(Problem::UnusableAddress(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn reads_ranges_as_kubernetes_does() {
+        for (text, expected) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            (" 10.1.2.3/8\t", "10.0.0.0/8"),
+            ("172.030.0.0/16", "172.30.0.0/16"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("fd00::1/64", "fd00::/64"),
+        ] {
+            assert_eq!(range(text), Ok(expected.parse().expect("a range")), "{text}");
+        }
+        for text in ["", "10.0.0.1", "10.0.0.0/33", "10.0.0.0/+8", "fd00::/129", "10.0.0.0/8/8", "a/8"] {
+            assert_eq!(range(text), Err(Problem::InvalidRange(text.to_owned())), "{text}");
         }
     }
 

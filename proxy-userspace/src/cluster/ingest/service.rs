@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::{Parsed, Rejects, address, port_number, protocol};
 use crate::cluster::api;
 use crate::cluster::change::{Kind, ObjectRef};
@@ -55,7 +57,7 @@ pub fn service(object: &api::Service) -> (Parsed<Service>, Vec<Reject>) {
         created: created(metadata, &mut rejects),
         cluster_ips,
         external_ips,
-        restricted: restricted(spec, &load_balancer_ips, &mut rejects),
+        source_ranges: source_ranges(spec, &load_balancer_ips, &mut rejects),
         load_balancer_ips,
         ports: ports(&spec.ports, &mut rejects),
         internal_policy: policy(
@@ -83,23 +85,19 @@ fn health_check(spec: &api::ServiceSpec, policy: TrafficPolicy, rejects: &mut Re
     port
 }
 
-/// The families in which `loadBalancerSourceRanges` keeps some clients out: those it has ranges of, unless one of
-/// them is everything. kube-proxy: `GetLoadBalancerSourceRanges`, per family.
-fn restricted(spec: &api::ServiceSpec, load_balancer_ips: &[IpAddr], rejects: &mut Rejects) -> Vec<Family> {
-    let ranges: Vec<ipnet::IpNet> =
-        spec.load_balancer_source_ranges.iter().filter_map(|text| text.trim().parse().ok()).collect();
-    let is_restricted = |family: &Family| {
-        let mut of_family = ranges.iter().filter(|range| Family::of(range.addr()) == *family).peekable();
-        of_family.peek().is_some() && of_family.all(|range| range.prefix_len() != 0)
-    };
-    let mut families: Vec<Family> =
-        load_balancer_ips.iter().map(|ip| Family::of(*ip)).filter(is_restricted).collect();
-    families.sort_unstable();
-    families.dedup();
-    if !families.is_empty() {
-        rejects.push("spec.loadBalancerSourceRanges", Problem::SourceRanges);
+/// What `loadBalancerSourceRanges` says of the families in which there are load balancer IPs. Sorted: their order means
+/// nothing.
+fn source_ranges(spec: &api::ServiceSpec, load_balancer_ips: &[IpAddr], rejects: &mut Rejects) -> Vec<IpNet> {
+    let mut ranges: Vec<IpNet> = Vec::new();
+    for (index, text) in spec.load_balancer_source_ranges.iter().enumerate() {
+        let range = rejects.take(address::range(text), || format!("spec.loadBalancerSourceRanges[{index}]"));
+        let is_needed =
+            |range: &IpNet| load_balancer_ips.iter().any(|ip| Family::of(*ip) == Family::of(range.addr()));
+        ranges.extend(range.filter(is_needed));
     }
-    families
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges
 }
 
 /// The texts of the cluster IPs and where they stand. The API server keeps both fields equal; a manifest may

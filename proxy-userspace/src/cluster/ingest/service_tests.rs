@@ -240,22 +240,37 @@ fn creation_time() {
 }
 
 #[test]
-fn load_balancer_source_ranges_close_a_family_unless_one_of_them_is_everything() {
-    let parse = |ranges: serde_json::Value| {
+fn load_balancer_source_ranges_are_read_in_the_families_that_have_such_addresses() {
+    let parse = |ranges: serde_json::Value, addresses: serde_json::Value| {
         let object: api::Service = serde_json::from_value(json!({
             "metadata": {"namespace": "ns", "name": "web"},
             "spec": {"type": "LoadBalancer", "clusterIPs": ["10.0.0.1", "fd00::1"], "ports": [{"port": 80}],
                      "loadBalancerSourceRanges": ranges},
-            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}]}}
+            "status": {"loadBalancer": {"ingress": addresses}}
         }))
         .expect("decodes");
         let (parsed, rejects) = service(&object);
-        (parsed.value().expect("ours").restricted.clone(), rejects.len())
+        let ranges: Vec<String> =
+            parsed.value().expect("ours").source_ranges.iter().map(ToString::to_string).collect();
+        (ranges, rejects.iter().map(ToString::to_string).collect::<Vec<_>>())
     };
-    assert_eq!(parse(json!([])), (vec![], 0));
-    assert_eq!(parse(json!(["10.0.0.0/8"])), (vec![Family::V4], 1), "none of IPv6: that stays open");
-    assert_eq!(parse(json!([" 10.0.0.0/8", "fd00::/8"])), (vec![Family::V4, Family::V6], 1));
-    assert_eq!(parse(json!(["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"])), (vec![Family::V6], 1));
+    let both = json!([{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}]);
+    let v4 = json!([{"ip": "192.0.2.1"}, {"ip": "2001:db8::1", "ipMode": "Proxy"}]);
+    let none: Vec<String> = Vec::new();
+    assert_eq!(parse(json!([]), both.clone()), (none.clone(), none.clone()));
+    let ranges = json!(["fd00::/8", " 10.0.0.0/8", "10.1.2.3/8"]);
+    assert_eq!(parse(ranges.clone(), both.clone()).0, ["10.0.0.0/8", "fd00::/8"]);
+    assert_eq!(parse(ranges.clone(), v4).0, ["10.0.0.0/8"]);
+    assert_eq!(parse(ranges, json!([{"hostname": "lb.example"}])).0, none);
+    let (ranges, rejects) = parse(json!(["10.0.0.0/8", "10.0.0.0", "0.0.0.0/0"]), both);
+    assert_eq!(ranges, ["0.0.0.0/0", "10.0.0.0/8"]);
+    assert_eq!(
+        rejects,
+        [
+            "Service ns/web: spec.loadBalancerSourceRanges[1]: \"10.0.0.0\" is not a range of addresses, as in \
+          192.0.2.0/24; it is left out"
+        ]
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proxy_common::{
     address::{Address, Port as WirePort},
     decision::{self, Destination, Outcome},
-    layout::{Backend, FrontendKey, frontend_kind, protocol, scope},
+    layout::{Backend, FrontendKey, Prefix, frontend_kind, protocol, scope},
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         Capacity, Desired,
         simulated::{Maps, Socket},
     },
-    tables::{PortName, PortTable},
+    tables::{PortName, PortTable, admission::Admission},
 };
 
 pub(super) const CAPACITY: Capacity = Capacity { frontends: 2_000, services: 300, backends: 2_000 };
@@ -65,6 +65,7 @@ pub(super) struct Port {
     pub(super) internal_local: bool,
     pub(super) external_local: bool,
     pub(super) affinity: u32,
+    pub(super) admission: Option<Admission>,
 }
 
 pub(super) fn service(number: u16) -> ServiceName {
@@ -110,7 +111,7 @@ pub(super) fn table(number: u16, port: u8, frontends: Vec<FrontendKey>, with: &P
         any_endpoint: with.any || !with.endpoints.is_empty() || !with.local.is_empty(),
         internal_local: with.internal_local,
         external_local: with.external_local,
-        is_restricted: false,
+        admission: with.admission.clone(),
         affinity_seconds: with.affinity,
         left_out: 0,
     }
@@ -119,6 +120,7 @@ pub(super) fn table(number: u16, port: u8, frontends: Vec<FrontendKey>, with: &P
 /// What a connection to a frontend may get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
+    /// Nobody's, or left to packets.
     NoService,
     Refused,
     Unreachable,
@@ -138,7 +140,7 @@ pub(super) fn ask(maps: &Maps, key: FrontendKey) -> Answer {
             Outcome::Pass => return Answer::NoService,
             Outcome::Refuse => return Answer::Refused,
             Outcome::Unreachable => return Answer::Unreachable,
-            Outcome::Denied => unreachable!("this socket is not outside"),
+            Outcome::Denied => unreachable!("pods are left to their packets"),
             Outcome::NoMemory => unreachable!("this socket has memory"),
             Outcome::Translate(address, port) => {
                 reached.push(Backend { address, port, flags: 0, reserved: 0 });
@@ -151,9 +153,45 @@ pub(super) fn ask(maps: &Maps, key: FrontendKey) -> Answer {
     Answer::Backends(reached)
 }
 
+/// Clients of whom some are admitted here and there.
+pub(super) const CLIENTS: [[u8; 4]; 4] = [[10, 9, 0, 1], [10, 9, 1, 1], [10, 9, 1, 2], [10, 8, 0, 1]];
+
+/// Which of them are kept out, by the real decision core.
+pub(super) fn kept_out(maps: &Maps, key: FrontendKey) -> [bool; CLIENTS.len()] {
+    let destination = Destination { address: key.address, port: key.port, protocol: key.protocol };
+    CLIENTS.map(|client| {
+        let socket = Socket::new(1, 1);
+        socket.host_namespace.set(true);
+        socket.bound.set(Some(Address::from_v4_word(u32::from_ne_bytes(client))));
+        let outcome = decision::connect(maps, &socket, &destination);
+        maps.affinity.borrow_mut().clear();
+        outcome == Outcome::Denied
+    })
+}
+
+/// Which of them should be.
+pub(super) fn truly_kept_out(table: Option<&PortTable>, key: &FrontendKey) -> [bool; CLIENTS.len()] {
+    let admission = table.and_then(|table| restriction(table, key));
+    CLIENTS.map(|client| {
+        let is_in = |(first, length): &(Address, u8)| {
+            Prefix::new(first.to_ip(), *length).contains(&Address::from_v4_word(u32::from_ne_bytes(client)))
+        };
+        admission.is_some_and(|admission| !admission.ranges.iter().any(is_in))
+    })
+}
+
+/// Who is admitted, if that is restricted for this frontend of the service port.
+fn restriction<'a>(table: &'a PortTable, key: &FrontendKey) -> Option<&'a Admission> {
+    let kind = table.frontends.iter().find(|(known, _)| known == key).map(|(_, kind)| *kind);
+    table.admission.as_ref().filter(|_| kind == Some(frontend_kind::LOAD_BALANCER))
+}
+
 /// What a connection should get from a service port.
 pub(super) fn truth(table: Option<&PortTable>, key: &FrontendKey) -> Answer {
     let Some(table) = table else { return Answer::NoService };
+    if restriction(table, key).is_some() {
+        return Answer::NoService;
+    }
     let kind = table.frontends.iter().find(|(k, _)| k == key).map(|(_, kind)| *kind);
     let local = table.internal_local && kind == Some(frontend_kind::CLUSTER_IP);
     let set = if local { &table.local } else { &table.cluster };
@@ -169,15 +207,18 @@ pub(super) fn any_world() -> impl Strategy<Value = World> {
     let frontends = prop::collection::btree_map((0u8..4, 0u8..2), 1u32..5, 0..4);
     let numbers = || prop::collection::vec(0u8..12, 0..6);
     let policies = (any::<bool>(), any::<bool>());
-    let port = (numbers(), numbers(), any::<bool>(), policies, prop::sample::select(vec![0u32, 10, 10_800]))
-        .prop_map(|(endpoints, local, any, (internal_local, external_local), affinity)| Port {
+    let affinity = prop::sample::select(vec![0u32, 10, 10_800]);
+    let port = (numbers(), numbers(), any::<bool>(), policies, affinity, any_admission()).prop_map(
+        |(endpoints, local, any, (internal_local, external_local), affinity, admission)| Port {
             endpoints,
             local,
             any,
             internal_local,
             external_local,
             affinity,
-        });
+            admission,
+        },
+    );
     let ports = prop::collection::btree_map(0u8..2, (frontends, port), 0..3);
     prop::collection::btree_map(0u16..5, ports, 0..5).prop_map(|services| {
         let mut world = World::default();
@@ -197,4 +238,13 @@ pub(super) fn any_world() -> impl Strategy<Value = World> {
         }
         world
     })
+}
+
+/// Some of the ranges that [`CLIENTS`] are in, within each other and beside.
+fn any_admission() -> impl Strategy<Value = Option<Admission>> {
+    let ranges = [([10, 9, 0, 0], 16), ([10, 9, 1, 0], 24), ([10, 9, 1, 1], 32), ([10, 8, 0, 0], 15)]
+        .map(|(first, length): ([u8; 4], u8)| (Address::from_v4_word(u32::from_ne_bytes(first)), length));
+    let admission = (prop::sample::subsequence(ranges.to_vec(), 1..=ranges.len()), any::<bool>())
+        .prop_map(|(ranges, is_node)| Admission { ranges: ranges.into_iter().collect(), is_node });
+    prop::option::of(admission)
 }
