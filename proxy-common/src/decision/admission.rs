@@ -15,15 +15,32 @@ pub fn admit(
     frontend: &Frontend,
     traits: Traits,
 ) -> Result<(), Outcome> {
+    match judge(tables, client, frontend, traits) {
+        Judgement::Admitted => Ok(()),
+        Judgement::KeptOut => Err(Outcome::Denied),
+        Judgement::LeftToPackets => Err(Outcome::Pass),
+    }
+}
+
+#[repr(u32)]
+enum Judgement {
+    Admitted = 0,
+    KeptOut = 1,
+    LeftToPackets = 2,
+}
+
+/// A function of its own, so that the verifier follows one way from here and not one for each way to get there.
+#[inline(never)]
+fn judge(tables: &impl Tables, client: &impl Client, frontend: &Frontend, traits: Traits) -> Judgement {
     if !traits.is_restricted() || frontend.kind != frontend_kind::LOAD_BALANCER {
-        return Ok(());
+        return Judgement::Admitted;
     }
     let is_admitted = match client.address() {
         ClientAddress::Known(address) => tables.admits(&Source { service: frontend.service, address }),
         // Whichever the kernel chooses: also the VIP itself, where the node has that.
         ClientAddress::Node => traits.is_node_admitted(),
         // His packets will tell: those that no socket hook has translated are judged by where they come from.
-        ClientAddress::Pod => return Err(Outcome::Pass),
+        ClientAddress::Pod => return Judgement::LeftToPackets,
     };
-    if is_admitted { Ok(()) } else { Err(Outcome::Denied) }
+    if is_admitted { Judgement::Admitted } else { Judgement::KeptOut }
 }

@@ -26,7 +26,7 @@ fn the_services_table_lines_up() -> Result<()> {
     let header: Vec<char> = lines.next().context("no header")?.chars().collect();
     let starts: Vec<_> =
         (0..header.len()).filter(|at| header[*at] != ' ' && (*at == 0 || header[*at - 1] == ' ')).collect();
-    assert_eq!(starts.len(), 7, "columns: {table}");
+    assert_eq!(starts.len(), 8, "columns: {table}");
     let rows: Vec<Vec<char>> = lines.map(|line| line.chars().collect()).collect();
     assert_eq!(rows.len(), 4 + 4 + 4, "frontends of three Services: {table}");
     for row in rows {
