@@ -214,6 +214,20 @@ wire! {
         addresses: Vec<NodeAddress>,
     }
 
+    /// `networking.k8s.io/v1 ServiceCIDR`.
+    struct ServiceCidr {
+        /// Identity.
+        metadata: Metadata,
+        /// What is asked for.
+        spec: ServiceCidrSpec,
+    }
+
+    /// `spec` of a ServiceCIDR.
+    struct ServiceCidrSpec {
+        /// Ranges that cluster IPs are taken from, at most one per family.
+        cidrs: Vec<String>,
+    }
+
     /// One address of a Node.
     struct NodeAddress {
         /// `InternalIP`, `ExternalIP`, or a kind of name.

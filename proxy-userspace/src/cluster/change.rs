@@ -33,6 +33,8 @@ pub enum Object {
     EndpointSlice(Box<api::EndpointSlice>),
     /// A Node.
     Node(Box<api::Node>),
+    /// A ServiceCIDR.
+    ServiceCidr(Box<api::ServiceCidr>),
     /// An object that exists but could not be decoded. In a list it keeps its last good version from being
     /// taken for deleted.
     Unreadable(Box<Reject>),
@@ -46,6 +48,7 @@ impl Object {
             Self::Service(service) => (Kind::Service, &service.metadata),
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.metadata),
             Self::Node(node) => (Kind::Node, &node.metadata),
+            Self::ServiceCidr(cidr) => (Kind::ServiceCidr, &cidr.metadata),
             Self::Unreadable(reject) => return reject.object.clone(),
         };
         ObjectRef::new(kind, &metadata.namespace, &metadata.name)
@@ -61,6 +64,8 @@ pub enum Kind {
     EndpointSlice,
     /// `v1/Node`
     Node,
+    /// `networking.k8s.io/v1/ServiceCIDR`
+    ServiceCidr,
     /// A manifest file, or a document in one, of which no object is known. Only ever rejected.
     Manifest,
 }
@@ -71,6 +76,7 @@ impl fmt::Display for Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
             Self::Manifest => "manifest",
         })
     }

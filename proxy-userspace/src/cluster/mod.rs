@@ -21,6 +21,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use self::change::{Change, Kind, Object, ObjectRef};
 use self::ingest::{Backends, Hints, Parsed};
 use self::model::{Endpoint, Family, NodeInfo, Service, ServiceName, ServicePort};
@@ -40,6 +42,8 @@ pub struct Cluster {
     /// How many hints there may be before the unused ones are looked for.
     hints_limit: usize,
     dirty: BTreeSet<ServiceName>,
+    /// Where cluster IPs are taken from, by the ServiceCIDR that says so.
+    service_cidrs: BTreeMap<Box<str>, Vec<IpNet>>,
     /// Whether the source could read everything.
     whole: bool,
     /// Objects that exist, but of which nothing usable has been seen.
@@ -81,6 +85,7 @@ impl Cluster {
             hints: HashSet::new(),
             hints_limit: FIRST_HINTS_LIMIT,
             dirty: BTreeSet::new(),
+            service_cidrs: BTreeMap::new(),
             whole: true,
             unknown: BTreeSet::new(),
             listed_services: false,
@@ -173,6 +178,12 @@ impl Cluster {
         &self.node
     }
 
+    /// Where cluster IPs are taken from, as far as ServiceCIDRs say so.
+    #[must_use]
+    pub fn service_cidrs(&self) -> BTreeSet<IpNet> {
+        self.service_cidrs.values().flatten().copied().collect()
+    }
+
     /// How much there is.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -201,6 +212,7 @@ impl Cluster {
                 gone.iter().for_each(|(namespace, name)| self.remove_slice(namespace, name));
                 self.listed_slices = true;
             }
+            Kind::ServiceCidr => self.service_cidrs.retain(|name, _| !is_gone("", name)),
             // The only Node that matters is this one, which is here; its last known state is better than none.
             Kind::Node | Kind::Manifest => {}
         }
@@ -251,6 +263,11 @@ impl Cluster {
                 rejects
             }
             Object::Node(_) => Vec::new(),
+            Object::ServiceCidr(object) => {
+                let (cidrs, rejects) = ingest::service_cidr(object);
+                self.service_cidrs.insert(reference.name, cidrs);
+                rejects
+            }
             Object::Unreadable(reject) => {
                 self.note(&reference, true);
                 vec![(**reject).clone()]
@@ -268,7 +285,7 @@ impl Cluster {
             Kind::EndpointSlice => {
                 self.filed_under.contains_key(&(object.namespace.clone(), object.name.clone()))
             }
-            Kind::Node | Kind::Manifest => true,
+            Kind::Node | Kind::ServiceCidr | Kind::Manifest => true,
         };
         if unusable && !is_known {
             self.unknown.insert(object.clone());
@@ -285,6 +302,7 @@ impl Cluster {
                 self.set_service(&name, None);
             }
             Kind::EndpointSlice => self.remove_slice(&object.namespace, &object.name),
+            Kind::ServiceCidr => drop(self.service_cidrs.remove(&object.name)),
             Kind::Node | Kind::Manifest => {}
         }
     }

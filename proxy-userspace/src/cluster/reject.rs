@@ -6,6 +6,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::change::ObjectRef;
 use super::model::Family;
 use super::printable::Printable;
@@ -77,6 +79,8 @@ pub enum Problem {
     },
     /// Not a range of addresses.
     InvalidRange(String),
+    /// A range of all addresses of a family, where cluster IPs should be.
+    EverythingIsAService(IpNet),
     /// An affinity timeout outside 1..=86400.
     InvalidAffinityTimeout(i64),
     /// The creation time is not an RFC 3339 time.
@@ -157,6 +161,9 @@ impl fmt::Display for Problem {
             Self::UnknownValue { value, used } => write!(f, "{value:?} is not known; {used} is used"),
             Self::InvalidRange(text) => {
                 write!(f, "{text:?} is not a range of addresses, as in 192.0.2.0/24; it is left out")
+            }
+            Self::EverythingIsAService(net) => {
+                write!(f, "{net} holds every address there is; it is left out")
             }
             Self::InvalidAffinityTimeout(seconds) => {
                 write!(f, "{seconds} is not between 1 and 86400 seconds; 10800 is used")

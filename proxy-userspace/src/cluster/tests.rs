@@ -235,10 +235,40 @@ fn a_new_zone_touches_every_service() {
     assert_eq!(dirty(&mut cluster), ["ns/web"]);
     cluster.apply(node("node-a", "z1", "192.0.2.2"));
     assert_eq!(dirty(&mut cluster), Vec::<String>::new(), "addresses decide over no endpoint");
+    let spec = json!({"type": "LoadBalancer", "clusterIP": "10.0.0.9", "loadBalancerSourceRanges": ["192.0.2.0/30"]});
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}});
+    let object = json!({"metadata": {"namespace": "ns", "name": "choosy"}, "spec": spec, "status": status});
+    let object = serde_json::from_value(object).expect("a Service");
+    cluster.apply(Change::Applied(Object::Service(Box::new(object))));
+    dirty(&mut cluster);
+    cluster.apply(node("node-a", "z1", "192.0.2.5"));
+    assert_eq!(dirty(&mut cluster), ["ns/choosy"], "but over whether the node is a client");
+    cluster.apply(node("node-a", "z1", "192.0.2.2"));
     assert_eq!(cluster.node().addresses, ["192.0.2.2".parse::<std::net::IpAddr>().expect("an address")]);
     cluster.apply(Change::Listed(Kind::Node, vec![]));
     cluster.apply(Change::Deleted(ObjectRef::new(Kind::Node, "", "node-a")));
     assert_eq!(cluster.node().zone.as_deref(), Some("z1"), "the last known zone stays");
+}
+
+#[test]
+fn ranges_of_cluster_ips_are_those_of_all_service_cidrs() {
+    let object = |name: &str, cidrs: &[&str]| {
+        let object = json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}});
+        Object::ServiceCidr(Box::new(serde_json::from_value(object).expect("a ServiceCIDR")))
+    };
+    let ranges =
+        |cluster: &Cluster| cluster.service_cidrs().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut cluster = Cluster::new("n");
+    cluster.apply(Change::Listed(Kind::ServiceCidr, vec![object("kubernetes", &["10.96.0.0/12"])]));
+    cluster.apply(Change::Applied(object("more", &["10.112.0.0/16", "fd00::/112"])));
+    assert_eq!(ranges(&cluster), ["10.96.0.0/12", "10.112.0.0/16", "fd00::/112"]);
+    cluster.apply(Change::Applied(object("more", &["fd00::/112"])));
+    assert_eq!(ranges(&cluster), ["10.96.0.0/12", "fd00::/112"]);
+    cluster.apply(Change::Deleted(ObjectRef::new(Kind::ServiceCidr, "", "kubernetes")));
+    assert_eq!(ranges(&cluster), ["fd00::/112"]);
+    cluster.apply(Change::Listed(Kind::ServiceCidr, vec![object("other", &["10.0.0.0/16"])]));
+    assert_eq!(ranges(&cluster), ["10.0.0.0/16"], "a list is the whole truth");
+    assert!(!cluster.is_complete() && dirty(&mut cluster).is_empty(), "they decide over no Service");
 }
 
 #[test]

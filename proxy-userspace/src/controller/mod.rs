@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use proxy_common::{
     address::Address,
     layout::{FrontendKey, node_address},
@@ -44,7 +45,7 @@ use crate::{
     tables::{
         self,
         checks::{self, Checks},
-        node_ports,
+        node_ports, service_cidrs,
     },
 };
 use devices::DeviceWatch;
@@ -75,6 +76,8 @@ pub struct Controller {
     hears: Hears,
     /// This node's own addresses.
     own: BTreeSet<Address>,
+    /// Where ServiceCIDRs say that ClusterIPs are taken from.
+    service_cidrs: BTreeSet<IpNet>,
     /// Those that the Node object names.
     named: Vec<IpAddr>,
     /// On which of them NodePorts answer, as chosen.
@@ -134,6 +137,7 @@ impl Controller {
             status,
             hears,
             own: BTreeSet::new(),
+            service_cidrs: BTreeSet::new(),
             named: Vec::new(),
             node_ports,
             node: Arc::default(),
@@ -199,6 +203,7 @@ impl Controller {
                         self.take_in(change);
                     }
                     self.follow_node()?;
+                    self.follow_service_cidrs()?;
                     true
                 }
             };
@@ -342,6 +347,25 @@ impl Controller {
             }
         }
         self.unplaced = plan.unplaced;
+    }
+
+    /// Looks whether ServiceCIDRs say something else than before.
+    fn follow_service_cidrs(&mut self) -> Result<()> {
+        let found = self.cluster.service_cidrs();
+        if found == self.service_cidrs {
+            return Ok(());
+        }
+        let (all, left_out) = service_cidrs::with(&self.settings.packets.service_cidrs, &found);
+        if left_out > 0 {
+            warn!(
+                left_out,
+                "more ranges of ClusterIPs than the {} that fit: packets to unassigned addresses of the others leave the \
+                 node",
+                all.len()
+            );
+        }
+        self.service_cidrs = found;
+        self.datapath.set_service_cidrs(&all)
     }
 
     /// Looks whether the Node object has other addresses than before.

@@ -41,7 +41,10 @@ use proxy_common::{
     layout::{Backend, Frontend, FrontendKey, Prefix, Revision, Service, Source, map, scope},
 };
 
-use crate::plan::{Capacity, NodeAddresses, Observed, Operation, SourceRange};
+use crate::{
+    plan::{Capacity, NodeAddresses, Observed, Operation, SourceRange},
+    tables::service_cidrs::ServiceCidrs,
+};
 use cells::Cells;
 use counters::Counters;
 use flows::settings::PacketSettings;
@@ -84,6 +87,7 @@ pub struct Datapath {
     revision: MappedArray<u64>,
     node_addresses: HashMap<MapData, Address, u32>,
     sources: LpmTrie<MapData, Source, u32>,
+    service_cidrs: MappedArray<Prefix>,
     vip_cells: Cells,
     counters: Option<Counters>,
     programs: programs::Programs,
@@ -114,16 +118,14 @@ impl Datapath {
             revision: MappedArray::of(ebpf, map::REVISION)?,
             node_addresses: contents::map(ebpf, map::NODE_ADDRESSES)?,
             sources: contents::map(ebpf, map::SOURCES)?,
+            service_cidrs: MappedArray::of(ebpf, map::SERVICE_CIDRS)?,
             vip_cells: Cells::of(ebpf)?,
             counters: Some(Counters::new(contents::map(ebpf, map::COUNTERS)?)),
             devices: devices::Devices::new(settings, pins, contents::map(ebpf, map::DEVICES)?)?,
             programs,
             _lock: lock,
         };
-        write_service_cidrs(
-            &mut MappedArray::of(datapath.programs.object(), proxy_common::layout::map::SERVICE_CIDRS)?,
-            &settings.packets,
-        )?;
+        datapath.set_service_cidrs(&settings.packets.service_cidrs)?;
         datapath.mark_all()?;
         // Slots that the last process gave up may still be in use by a program that runs right now.
         kernel::grace_period()?;
@@ -137,6 +139,14 @@ impl Datapath {
     /// When the map is smaller than it should be.
     pub fn mark(&mut self, address: &Address) -> Result<()> {
         self.vip_cells.mark(address)
+    }
+
+    /// Says where ClusterIPs are taken from. Programs may be reading: what is right stays untouched.
+    ///
+    /// # Errors
+    /// When the map is smaller than it should be.
+    pub fn set_service_cidrs(&mut self, cidrs: &ServiceCidrs) -> Result<()> {
+        if self.service_cidrs.as_slice() == cidrs { Ok(()) } else { self.service_cidrs.write(0, cidrs) }
     }
 
     /// Marks what the maps hold already, in case whoever wrote that did not.
@@ -254,11 +264,6 @@ fn source(range: &SourceRange) -> Key<Source> {
 /// Marks a frontend's address. NodePorts have none of their own: node addresses are marked.
 fn mark_frontend(cells: &mut Cells, key: &FrontendKey) -> Result<()> {
     if key.scope == scope::NODE_PORT { Ok(()) } else { cells.mark(&key.address) }
-}
-
-/// Programs may be reading: what is right stays untouched.
-fn write_service_cidrs(map: &mut MappedArray<Prefix>, settings: &PacketSettings) -> Result<()> {
-    if map.as_slice() == settings.service_cidrs { Ok(()) } else { map.write(0, &settings.service_cidrs) }
 }
 
 /// A deletion that finds nothing has what it wants.

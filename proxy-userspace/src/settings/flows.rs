@@ -14,14 +14,13 @@ use tracing::warn;
 use crate::{
     datapath::flows::settings::PacketSettings,
     flows::{age::Timeouts, ports::Choice},
+    tables::service_cidrs::{self, ServiceCidrs},
 };
 
 /// The kernel makes no hash larger than 2^28 entries; a flow has up to two arrivals.
 const MOST: i64 = 1 << 26;
 
 const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-
-type Cidrs = [Prefix; SERVICE_CIDRS as usize];
 
 /// Flows that the packet path remembers.
 #[derive(Args, Debug, Clone)]
@@ -46,9 +45,9 @@ pub struct Flows {
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub conntrack_udp_timeout_stream: Duration,
     /// Where ClusterIPs are taken from: up to 8 prefixes separated by commas, as in 10.96.0.0/12,fd00:10:96::/112.
-    /// Packets to addresses in there that no Service has then do not leave the node
+    /// Packets to addresses in there that no Service has then do not leave the node. ServiceCIDR objects add to it
     #[arg(long, value_name = "CIDRS", value_parser = cidrs)]
-    pub service_cidr: Option<Cidrs>,
+    pub service_cidr: Option<ServiceCidrs>,
     /// Source ports for clients whose address the backend must not see: FIRST-LAST[,FIRST-LAST] within 1-65535, or auto,
     /// the two largest ranges that NodePorts and the sysctl net.ipv4.ip_local_port_range leave above 1023
     #[arg(long, value_name = "PORTS", default_value = "auto")]
@@ -87,7 +86,7 @@ impl Flows {
             cpus: u32::try_from(possible)?,
             queue_length: DEFAULT_QUEUE_LENGTH,
             ports,
-            service_cidrs: self.service_cidr.unwrap_or([Prefix::NONE; SERVICE_CIDRS as usize]),
+            service_cidrs: self.service_cidr.unwrap_or(service_cidrs::NONE),
         })
     }
 
@@ -110,8 +109,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| "time does not run backwards".to_owned())
 }
 
-fn cidrs(text: &str) -> Result<Cidrs, String> {
-    let mut places = [Prefix::NONE; SERVICE_CIDRS as usize];
+fn cidrs(text: &str) -> Result<ServiceCidrs, String> {
+    let mut places = service_cidrs::NONE;
     let mut free = places.iter_mut();
     for part in text.split(',') {
         let net: IpNet =

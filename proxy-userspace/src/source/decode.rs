@@ -47,6 +47,7 @@ pub(super) fn from_text(kind: Kind, text: &str) -> Result<Object, Reject> {
         Kind::Service => typed_text(text).map(Object::Service),
         Kind::EndpointSlice => typed_text(text).map(Object::EndpointSlice),
         Kind::Node => typed_text(text).map(Object::Node),
+        Kind::ServiceCidr => typed_text(text).map(Object::ServiceCidr),
         Kind::Manifest => Err((String::new(), "a manifest is not an object".to_owned())),
     }
     .map_err(|(field, message)| {
@@ -62,6 +63,7 @@ pub(super) fn from_value(kind: Kind, value: Value, place: &str) -> Result<Object
         Kind::Service => typed_value(value).map(Object::Service),
         Kind::EndpointSlice => typed_value(value).map(Object::EndpointSlice),
         Kind::Node => typed_value(value).map(Object::Node),
+        Kind::ServiceCidr => typed_value(value).map(Object::ServiceCidr),
         Kind::Manifest => Err((String::new(), "a manifest is not an object".to_owned())),
     }
     .map_err(|(field, message)| Reject {

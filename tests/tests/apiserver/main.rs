@@ -9,6 +9,7 @@ mod expectation;
 mod life;
 mod objects;
 mod outages;
+mod ranges;
 mod restart;
 mod rights;
 mod server;

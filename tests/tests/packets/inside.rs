@@ -76,14 +76,18 @@ fn a_pod_reaches_the_node_port_of_its_own_node(setting: Setting) -> Result<()> {
     Ok(())
 }
 
-/// The Service range, as the program is told of it.
-const RANGE: &str = "10.96.0.0/16,fd00:96::/112";
+/// The Service range of IPv4, as the program is told of it.
+const RANGE: &str = "10.96.0.0/16";
+/// That of IPv6, as it finds it.
+const SERVICE_CIDR: &str = "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\n\
+                            spec: {cidrs: [\"fd00:96::/112\"]}\n";
 
 /// A cluster that knows the Service range, with a bypassing pod.
 fn with_range(setting: Setting) -> Result<(Cluster, Station)> {
     let mut cluster = setting.cluster()?;
     cluster.add_backend(0)?;
     cluster.publish(&everywhere("web", 1), "web", &[0])?;
+    cluster.folder.write_text("ranges", SERVICE_CIDR)?;
     cluster.start_with(|setup| setup.arg("--service-cidr").arg(RANGE))?;
     let pod = cluster.bypassing_pod(0, "strange")?;
     Ok((cluster, pod))

@@ -9,6 +9,7 @@
 mod address;
 mod node;
 mod service;
+mod service_cidr;
 mod slice;
 
 use super::change::ObjectRef;
@@ -17,6 +18,7 @@ use super::reject::{Problem, Reject};
 
 pub use node::node;
 pub use service::service;
+pub use service_cidr::service_cidr;
 pub use slice::{Backends, Hints, Slice, SliceEndpoint, SlicePort, slice};
 
 /// What came of an object.

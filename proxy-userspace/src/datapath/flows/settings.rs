@@ -1,9 +1,9 @@
 //! How large the maps of flows are, and what the programs for packets are told.
 
 use aya::EbpfLoader;
-use proxy_common::layout::{
-    DEFAULT_FLOWS, DEFAULT_QUEUE_LENGTH, PortRanges, Prefix, SERVICE_CIDRS, constant, map,
-};
+use proxy_common::layout::{DEFAULT_FLOWS, DEFAULT_QUEUE_LENGTH, PortRanges, constant, map};
+
+use crate::tables::service_cidrs::{self, ServiceCidrs};
 
 /// Maps of the packet path that outlive the process.
 pub const PINNED_MAPS: [&str; 10] = [
@@ -30,8 +30,8 @@ pub struct PacketSettings {
     pub queue_length: u32,
     /// From which ports masqueraded flows take theirs.
     pub ports: PortRanges,
-    /// Where ClusterIPs are taken from; [`Prefix::NONE`] for places that are not used.
-    pub service_cidrs: [Prefix; SERVICE_CIDRS as usize],
+    /// Where the user says that ClusterIPs are taken from.
+    pub service_cidrs: ServiceCidrs,
 }
 
 impl Default for PacketSettings {
@@ -42,7 +42,7 @@ impl Default for PacketSettings {
             cpus: 1,
             queue_length: DEFAULT_QUEUE_LENGTH,
             ports: PortRanges::new((1024, 28_976), (61_000, 4_536)),
-            service_cidrs: [Prefix::NONE; SERVICE_CIDRS as usize],
+            service_cidrs: service_cidrs::NONE,
         }
     }
 }

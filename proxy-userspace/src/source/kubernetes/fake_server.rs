@@ -27,7 +27,13 @@ pub(super) struct Asked {
 }
 
 impl FakeServer {
+    /// With answers for Services by the test.
     pub(super) async fn start() -> Self {
+        Self::scripted(SERVICES).await
+    }
+
+    /// With answers for this path by the test.
+    pub(super) async fn scripted(by_test: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let (sender, asked) = mpsc::unbounded_channel();
@@ -36,7 +42,7 @@ impl FakeServer {
                 let sender = sender.clone();
                 tokio::spawn(async move {
                     if let Some((path, asked)) = read_request(stream).await {
-                        if path == SERVICES {
+                        if path == by_test {
                             drop(sender.send(asked));
                         } else if asked.is_watch() {
                             let _open = asked.watch().await;
@@ -51,7 +57,7 @@ impl FakeServer {
         Self { url, asked }
     }
 
-    /// The next request for Services.
+    /// The next request for the scripted path.
     pub(super) async fn next(&mut self) -> Asked {
         let asked = tokio::time::timeout(Duration::from_secs(20), self.asked.recv()).await;
         asked.expect("a request in time").expect("the server runs")

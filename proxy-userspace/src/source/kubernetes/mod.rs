@@ -1,7 +1,8 @@
-//! A Kubernetes API server: three watches, with the filters kube-proxy uses.
+//! A Kubernetes API server: four watches, with the filters kube-proxy uses.
 //!
 //! Input: the API server, and files with credentials. Output: [`Change`]s. Needs the rights to list and watch
-//! services, endpointslices and nodes, and no others.
+//! services, endpointslices and nodes, and no others; servicecidrs are followed where the server has them (Kubernetes
+//! 1.33) and the rights are there.
 //!
 //! Invariants:
 //! - Each kind is listed in pages and sent as one [`Change::Listed`] when the list is complete, never before; then
@@ -55,24 +56,34 @@ impl Kubernetes {
         let watch =
             |subject: Subject| Watch::new(subject, &access, &outage, self.patience, changes.clone()).run();
         tokio::select! {
-            ((), (), ()) = futures::future::join3(
+            ((), (), (), ()) = futures::future::join4(
                 watch(Subject {
                     kind: Kind::Service,
                     path: "/api/v1/services",
                     labels: Some("!service.kubernetes.io/service-proxy-name"),
                     fields: Some("spec.clusterIP!=None".to_owned()),
+                    without: None,
                 }),
                 watch(Subject {
                     kind: Kind::EndpointSlice,
                     path: "/apis/discovery.k8s.io/v1/endpointslices",
                     labels: Some("!service.kubernetes.io/headless"),
                     fields: None,
+                    without: None,
                 }),
                 watch(Subject {
                     kind: Kind::Node,
                     path: "/api/v1/nodes",
                     labels: None,
                     fields: Some(format!("metadata.name={}", self.node_name)),
+                    without: None,
+                }),
+                watch(Subject {
+                    kind: Kind::ServiceCidr,
+                    path: "/apis/networking.k8s.io/v1/servicecidrs",
+                    labels: None,
+                    fields: None,
+                    without: Some("of ranges of cluster IPs only those in --service-cidr are known"),
                 }),
             ) => {}
             () = changes.closed() => {}

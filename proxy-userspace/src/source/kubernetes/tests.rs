@@ -88,6 +88,28 @@ async fn a_list_in_pages_is_told_as_one() {
 }
 
 #[tokio::test]
+async fn a_kind_that_one_can_do_without_is_asked_for_again_and_holds_up_nobody() {
+    let server = FakeServer::scripted("/apis/networking.k8s.io/v1/servicecidrs").await;
+    let access = AccessSettings { kubeconfig: None, master: Some(server.url.clone()) };
+    let patience = Patience { withheld: Duration::from_millis(20), ..Patience::default() };
+    let mut running = Running::start_with(server, access, patience);
+    let refused = running.server.next().await;
+    assert_eq!(running.told().await, "= ", "Services are listed meanwhile");
+    refused.fail(404, "NotFound").await;
+    running.server.next().await.fail(403, "Forbidden").await;
+    let cidr = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}});
+    running.server.next().await.list("5", None, &[cidr]).await;
+    loop {
+        let change = tokio::time::timeout(Duration::from_secs(20), running.changes.recv()).await;
+        let change = change.expect("a change in time").expect("the source runs");
+        if let Change::Listed(Kind::ServiceCidr, objects) = change {
+            assert_eq!(&*objects[0].reference().name, "kubernetes");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_expired_page_begins_the_list_anew_and_whole() {
     let mut running = Running::start().await;
     running.server.next().await.list("5", Some("more"), &[service("a", "1")]).await;

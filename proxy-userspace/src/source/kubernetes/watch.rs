@@ -31,6 +31,8 @@ pub(super) struct Subject {
     pub(super) path: &'static str,
     pub(super) labels: Option<&'static str>,
     pub(super) fields: Option<String>,
+    /// What follows if the server does not have this kind, or withholds it. `None` where nothing works without.
+    pub(super) without: Option<&'static str>,
 }
 
 /// How long to wait for what.
@@ -46,6 +48,8 @@ pub(super) struct Patience {
     pub(super) first_wait: Duration,
     /// Before any later one.
     pub(super) longest_wait: Duration,
+    /// Before a kind that one can do without is asked for again.
+    pub(super) withheld: Duration,
 }
 
 impl Default for Patience {
@@ -56,6 +60,7 @@ impl Default for Patience {
             grace: Duration::from_secs(5),
             first_wait: Duration::from_millis(50),
             longest_wait: Duration::from_secs(5),
+            withheld: Duration::from_secs(60),
         }
     }
 }
@@ -78,6 +83,8 @@ enum Failure {
     Expired,
     /// Try again later.
     Lost(String),
+    /// The server does not have this kind, or not for us: try again later.
+    Withheld(String),
     /// The credentials were refused: renew them, then try again later.
     Unauthorized(String),
 }
@@ -94,8 +101,9 @@ impl From<kube::Error> for Failure {
             kube::Error::Api(status) if status.code == 410 => Self::Expired,
             kube::Error::Api(status) if status.code == 401 => Self::Unauthorized(status.message.clone()),
             kube::Error::Api(status) if status.code == 403 => {
-                Self::Lost(format!("{} (are the RBAC rules in place?)", status.message))
+                Self::Withheld(format!("{} (are the RBAC rules in place?)", status.message))
             }
+            kube::Error::Api(status) if status.code == 404 => Self::Withheld(status.message.clone()),
             kube::Error::Api(status) => Self::Lost(format!("{} {}", status.code, status.message)),
             _ => Self::Lost(chain(&error)),
         }
@@ -148,6 +156,7 @@ impl<'a> Watch<'a> {
     pub(super) async fn run(self) {
         let mut pauses = Pauses::new(self.patience);
         let mut state = State::Unlisted { in_pages: true };
+        let mut told = String::new();
         loop {
             let result = match &mut state {
                 State::Unlisted { in_pages } => self.list(*in_pages).await.map(|version| {
@@ -167,6 +176,17 @@ impl<'a> Watch<'a> {
                 }
                 Err(Failure::Unauthorized(problem)) => {
                     self.access.renew().await;
+                    problem
+                }
+                Err(Failure::Withheld(problem)) => {
+                    if let Some(instead) = self.subject.without {
+                        if problem != told {
+                            tracing::warn!(kind = %self.subject.kind, problem, "not followed: {instead}");
+                            told = problem;
+                        }
+                        tokio::time::sleep(self.patience.withheld).await;
+                        continue;
+                    }
                     problem
                 }
                 Err(Failure::Lost(problem)) => problem,

@@ -98,6 +98,7 @@ impl Reading {
             ("v1", "Service") => Kind::Service,
             ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
             ("v1", "Node") => Kind::Node,
+            ("networking.k8s.io/v1", "ServiceCIDR") => Kind::ServiceCidr,
             ("", _) | (_, "") => return self.give_up(place, "there is no apiVersion or no kind"),
             _ => {
                 let message = format!("kind {kind} of {version} is not used by kubeshunt; it is skipped");
@@ -105,7 +106,7 @@ impl Reading {
                 return;
             }
         };
-        if kind != Kind::Node
+        if !matches!(kind, Kind::Node | Kind::ServiceCidr)
             && let Some(Value::Object(metadata)) = document.get_mut("metadata")
             && metadata.get("namespace").is_none_or(|namespace| namespace.is_null() || namespace == "")
         {
