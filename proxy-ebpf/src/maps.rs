@@ -16,7 +16,7 @@ use proxy_common::{
 
 use crate::packet::Work;
 
-const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+pub const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
@@ -94,6 +94,9 @@ pub static BACKEND_CELLS: Array<Cells, { 2 * ROWS }> = Array::new();
 
 #[btf_map]
 pub static SERVICE_CIDRS: Array<Prefix, { layout::SERVICE_CIDRS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static POD_CIDRS: Array<Prefix, { layout::SERVICE_CIDRS as usize }, MMAPABLE> = Array::new();
 
 type Cells = [u8; layout::CELLS_PER_ROW as usize];
 const ROWS: usize = (layout::CELLS / layout::CELLS_PER_ROW) as usize;

@@ -55,7 +55,7 @@ pub fn choose(
     };
     admission::admit(tables, client, frontend, traits)?;
     let Some(sets) = tables.sets(frontend.service) else { return Err(Outcome::Refuse) };
-    let range = applicable(frontend, sets, client.is_outside());
+    let range = applicable(frontend, sets, client);
     if range.len == 0 {
         return Err(if sets.any_endpoint() { Outcome::Unreachable } else { Outcome::Refuse });
     }
@@ -84,11 +84,11 @@ pub fn choose(
 /// externalTrafficPolicy Local is about all other frontends, and not for clients on this node: its pods and
 /// processes use the Cluster set (kube-proxy's short circuit).
 #[inline(always)]
-pub const fn applicable(frontend: &Frontend, sets: Sets, is_outside: bool) -> Range {
+pub fn applicable(frontend: &Frontend, sets: Sets, client: &impl Client) -> Range {
     let local = if frontend.kind == frontend_kind::CLUSTER_IP {
         sets.internal_local()
     } else {
-        is_outside && sets.external_local()
+        sets.external_local() && client.is_outside()
     };
     if local { sets.local() } else { sets.cluster() }
 }

@@ -105,7 +105,7 @@ fn keep(
     origin: &Origin,
 ) -> Option<choice::Chosen> {
     let sets = tables.sets(frontend.service)?;
-    let range: Range = choice::applicable(frontend, sets, caller.is_outside());
+    let range: Range = choice::applicable(frontend, sets, caller);
     let slot = choice::position(tables, range, &origin.backend, origin.backend_port)?;
     let backend: Backend = tables.backend(slot)?;
     Some(choice::Chosen { backend, slot, sets })

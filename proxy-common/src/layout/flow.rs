@@ -384,7 +384,7 @@ pub const fn cell(address: &Address) -> (u32, u32) {
 }
 
 map_type! {
-    /// A range of addresses from which ClusterIPs are taken.
+    /// A range of addresses.
     pub struct Prefix [32] {
         /// Its first address.
         address: Address,

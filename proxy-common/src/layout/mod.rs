@@ -84,6 +84,9 @@ pub mod map {
     pub const PUT_BY: &str = "PUT_BY";
     /// Place → [`super::Prefix`], an array the controller maps into its memory: where ClusterIPs are taken from.
     pub const SERVICE_CIDRS: &str = "SERVICE_CIDRS";
+    /// Place → [`super::Prefix`], the same: whose packets count as those of this node's pods. Without any, those that come
+    /// by a device to pods.
+    pub const POD_CIDRS: &str = "POD_CIDRS";
 }
 
 /// Names of programs in the object file; the hook they attach to has the same name.
@@ -146,7 +149,7 @@ pub const DEVICES: u32 = 4_096;
 pub const DEFAULT_FLOWS: u32 = 262_144;
 /// Default places per CPU in [`map::NASCENT`] and [`map::CLOSING`]. 48 bytes each.
 pub const DEFAULT_QUEUE_LENGTH: u32 = 16_384;
-/// Capacity of [`map::SERVICE_CIDRS`].
+/// Capacity of [`map::SERVICE_CIDRS`] and of [`map::POD_CIDRS`].
 pub const SERVICE_CIDRS: u32 = 8;
 /// Capacity of [`map::FRAGMENTS`].
 pub const FRAGMENTED: u32 = 8_192;

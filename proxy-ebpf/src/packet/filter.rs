@@ -1,10 +1,14 @@
 //! Whether addresses may concern us. Most packets of a node concern no Service; they must cost next to nothing.
 
+use aya_ebpf::btf_maps::Array;
 use core::ptr;
-use proxy_common::{address::Address, layout};
+use proxy_common::{
+    address::Address,
+    layout::{self, Prefix},
+};
 
 use super::rewrite::End;
-use crate::maps::{BACKEND_CELLS, SERVICE_CIDRS, VIP_CELLS};
+use crate::maps::{BACKEND_CELLS, MMAPABLE, POD_CIDRS, SERVICE_CIDRS, VIP_CELLS};
 
 /// Whether the address may be a VIP, or one of the node's.
 #[inline(always)]
@@ -50,19 +54,44 @@ const fn first_row(end: End) -> u32 {
 /// Whether the address is one that ClusterIPs are taken from.
 #[inline(always)]
 pub fn is_in_service_cidr(address: &Address) -> bool {
+    matches!(within(&SERVICE_CIDRS, address), Within::Yes)
+}
+
+/// Whether a packet from the address counts as one of this node's pods, if that is to be told by addresses.
+#[inline(never)]
+pub fn is_in_pod_cidr(address: &Address) -> Within {
+    within(&POD_CIDRS, address)
+}
+
+/// Where an address is.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum Within {
+    /// In none of the ranges.
+    No = 0,
+    /// In one of them.
+    Yes = 1,
+    /// There are none.
+    NoRanges = 2,
+}
+
+type Ranges = Array<Prefix, { layout::SERVICE_CIDRS as usize }, MMAPABLE>;
+
+#[inline(always)]
+fn within(ranges: &Ranges, address: &Address) -> Within {
     let mut place = 0;
     while place < layout::SERVICE_CIDRS {
-        let Some(prefix) = SERVICE_CIDRS.get_ptr(place) else { return false };
+        let Some(prefix) = ranges.get_ptr(place) else { break };
         // SAFETY: the verifier checked the pointer. Prefixes change while nobody waits: a mixture of two is off
         // for one packet.
         let prefix = unsafe { ptr::read(prefix) };
         if !prefix.is_some() {
-            return false;
+            return if place == 0 { Within::NoRanges } else { Within::No };
         }
         if prefix.contains(address) {
-            return true;
+            return Within::Yes;
         }
         place += 1;
     }
-    false
+    Within::No
 }

@@ -17,7 +17,12 @@ use proxy_common::{
     layout::{Arrival, Flow, PortRanges, Queued, Tuple, client_kind, protocol},
 };
 
-use super::{Work, filter, rewrite::End, skb::Skb};
+use super::{
+    Work,
+    filter::{self, Within},
+    rewrite::End,
+    skb::Skb,
+};
 use crate::maps::{ARRIVALS, CLOSING, DEVICES, FLOWS, NASCENT, ROUTE, TURNS, WORK};
 
 #[unsafe(no_mangle)]
@@ -236,7 +241,11 @@ impl Client for Here<'_> {
 
     #[inline(always)]
     fn is_outside(&self) -> bool {
-        !is_pod_side()
+        match filter::is_in_pod_cidr(self.client) {
+            Within::Yes => false,
+            Within::No => true,
+            Within::NoRanges => !is_pod_side(),
+        }
     }
 
     #[inline(always)]
@@ -246,6 +255,11 @@ impl Client for Here<'_> {
 }
 
 impl Node for Here<'_> {
+    #[inline(always)]
+    fn is_by_outer_device(&self) -> bool {
+        !is_pod_side()
+    }
+
     #[inline(always)]
     fn tick(&self) -> u16 {
         // SAFETY: takes nothing, returns a number; the verifier makes it a load (`do_misc_fixups` in

@@ -3,6 +3,7 @@
 //! Plain values without behaviour. Invariants: every port number is 1 to 65535, every address is one host's,
 //! addresses are never IPv4-mapped IPv6, no two ports of a Service share name or number within a protocol.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -156,4 +157,6 @@ pub struct NodeInfo {
     pub zone: Option<Box<str>>,
     /// Its addresses: the internal ones, then the external ones.
     pub addresses: Vec<IpAddr>,
+    /// The ranges that its pods' addresses are taken from.
+    pub pod_cidrs: BTreeSet<IpNet>,
 }

@@ -38,14 +38,14 @@ use crate::{
         change::Change,
         model::{ServiceName, ServicePort},
     },
-    datapath::{self, Datapath, kernel},
+    datapath::{self, Datapath, flows::settings::Pods, kernel},
     flows::stale::Served,
     host::devices::Devices,
     plan::{self, Extent, Plan, Planner, Problem},
     tables::{
         self,
         checks::{self, Checks},
-        node_ports, service_cidrs,
+        node_ports, ranges,
     },
 };
 use devices::DeviceWatch;
@@ -355,7 +355,7 @@ impl Controller {
         if found == self.service_cidrs {
             return Ok(());
         }
-        let (all, left_out) = service_cidrs::with(&self.settings.packets.service_cidrs, &found);
+        let (all, left_out) = ranges::with(&self.settings.packets.service_cidrs, &found);
         if left_out > 0 {
             warn!(
                 left_out,
@@ -368,8 +368,12 @@ impl Controller {
         self.datapath.set_service_cidrs(&all)
     }
 
-    /// Looks whether the Node object has other addresses than before.
+    /// Looks whether the Node object has other addresses, its own or its pods', than before.
     fn follow_node(&mut self) -> Result<()> {
+        let pods = &self.cluster.node().pod_cidrs;
+        if self.settings.packets.pods == Pods::ByNode && !pods.is_empty() {
+            self.datapath.set_pod_cidrs(&ranges::with(&ranges::NONE, pods).0)?;
+        }
         if self.node_ports == node_ports::Choice::Primary && self.named != self.cluster.node().addresses {
             self.named.clone_from(&self.cluster.node().addresses);
             return self.node_addresses();

@@ -43,11 +43,11 @@ use proxy_common::{
 
 use crate::{
     plan::{Capacity, NodeAddresses, Observed, Operation, SourceRange},
-    tables::service_cidrs::ServiceCidrs,
+    tables::ranges::{self, Ranges},
 };
 use cells::Cells;
 use counters::Counters;
-use flows::settings::PacketSettings;
+use flows::settings::{PacketSettings, Pods};
 use mapped::MappedArray;
 use pins::Pins;
 
@@ -88,6 +88,7 @@ pub struct Datapath {
     node_addresses: HashMap<MapData, Address, u32>,
     sources: LpmTrie<MapData, Source, u32>,
     service_cidrs: MappedArray<Prefix>,
+    pod_cidrs: MappedArray<Prefix>,
     vip_cells: Cells,
     counters: Option<Counters>,
     programs: programs::Programs,
@@ -119,6 +120,7 @@ impl Datapath {
             node_addresses: contents::map(ebpf, map::NODE_ADDRESSES)?,
             sources: contents::map(ebpf, map::SOURCES)?,
             service_cidrs: MappedArray::of(ebpf, map::SERVICE_CIDRS)?,
+            pod_cidrs: MappedArray::of(ebpf, map::POD_CIDRS)?,
             vip_cells: Cells::of(ebpf)?,
             counters: Some(Counters::new(contents::map(ebpf, map::COUNTERS)?)),
             devices: devices::Devices::new(settings, pins, contents::map(ebpf, map::DEVICES)?)?,
@@ -126,6 +128,12 @@ impl Datapath {
             _lock: lock,
         };
         datapath.set_service_cidrs(&settings.packets.service_cidrs)?;
+        match settings.packets.pods {
+            Pods::ByDevice => datapath.set_pod_cidrs(&ranges::NONE)?,
+            Pods::ByAddress(ranges) => datapath.set_pod_cidrs(&ranges)?,
+            // What an earlier process knew of the node is better than nothing.
+            Pods::ByNode => {}
+        }
         datapath.mark_all()?;
         // Slots that the last process gave up may still be in use by a program that runs right now.
         kernel::grace_period()?;
@@ -145,8 +153,16 @@ impl Datapath {
     ///
     /// # Errors
     /// When the map is smaller than it should be.
-    pub fn set_service_cidrs(&mut self, cidrs: &ServiceCidrs) -> Result<()> {
+    pub fn set_service_cidrs(&mut self, cidrs: &Ranges) -> Result<()> {
         if self.service_cidrs.as_slice() == cidrs { Ok(()) } else { self.service_cidrs.write(0, cidrs) }
+    }
+
+    /// Says whose packets count as those of this node's pods, in the same way.
+    ///
+    /// # Errors
+    /// When the map is smaller than it should be.
+    pub fn set_pod_cidrs(&mut self, cidrs: &Ranges) -> Result<()> {
+        if self.pod_cidrs.as_slice() == cidrs { Ok(()) } else { self.pod_cidrs.write(0, cidrs) }
     }
 
     /// Marks what the maps hold already, in case whoever wrote that did not.

@@ -15,7 +15,7 @@ use proxy_common::{
         Client, ClientAddress, choice,
         packet::{self, Flows, Put, Queue},
     },
-    layout::{Arrival, Flow, PortRanges, Queued, Tuple, client_kind},
+    layout::{Arrival, Flow, PortRanges, Prefix, Queued, Tuple, client_kind},
 };
 
 /// How much a [`Memory`] holds.
@@ -202,6 +202,8 @@ pub struct Node {
     pub ports: Cell<PortRanges>,
     /// The tuples of answers that sockets of its own wait for.
     pub sockets: RefCell<BTreeSet<Tuple>>,
+    /// Whose packets count as those of the node's pods, if that is to be told by addresses.
+    pub pods: RefCell<Vec<Prefix>>,
     /// The time, nanoseconds.
     pub now: Cell<u64>,
     /// The tick, if it does not follow from the time.
@@ -218,6 +220,7 @@ impl Node {
             masquerade: Cell::new(Some(masquerade)),
             ports: Cell::new(ports),
             sockets: RefCell::default(),
+            pods: RefCell::default(),
             now: Cell::new(1),
             tick: Cell::new(None),
             draws: Cell::new(0),
@@ -264,7 +267,10 @@ impl Client for Passage<'_> {
     }
 
     fn is_outside(&self) -> bool {
-        self.is_outside
+        match &self.node.pods.borrow()[..] {
+            [] => self.is_outside,
+            ranges => !ranges.iter().any(|range| range.contains(&self.client)),
+        }
     }
 
     fn address(&self) -> ClientAddress {
@@ -273,6 +279,10 @@ impl Client for Passage<'_> {
 }
 
 impl packet::Node for Passage<'_> {
+    fn is_by_outer_device(&self) -> bool {
+        self.is_outside
+    }
+
     fn tick(&self) -> u16 {
         // A look at the clock that does not move it.
         let seconds = || u16::try_from(self.node.now.get() / TICK % u64::from(u16::MAX)).expect("smaller");

@@ -60,7 +60,7 @@ fn service(text: &str) -> (Service, ServicePort) {
 
 fn node(text: &str) -> NodeInfo {
     let mut words = text.split_whitespace().map(Box::from);
-    NodeInfo { name: words.next().unwrap(), zone: words.next(), addresses: Vec::new() }
+    NodeInfo { name: words.next().unwrap(), zone: words.next(), ..NodeInfo::default() }
 }
 
 fn endpoint(text: &str) -> Endpoint {

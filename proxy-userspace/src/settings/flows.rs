@@ -12,9 +12,9 @@ use proxy_common::layout::{DEFAULT_FLOWS, DEFAULT_QUEUE_LENGTH, Prefix, SERVICE_
 use tracing::warn;
 
 use crate::{
-    datapath::flows::settings::PacketSettings,
+    datapath::flows::settings::{PacketSettings, Pods},
     flows::{age::Timeouts, ports::Choice},
-    tables::service_cidrs::{self, ServiceCidrs},
+    tables::ranges::{self, Ranges},
 };
 
 /// The kernel makes no hash larger than 2^28 entries; a flow has up to two arrivals.
@@ -47,7 +47,7 @@ pub struct Flows {
     /// Where ClusterIPs are taken from: up to 8 prefixes separated by commas, as in 10.96.0.0/12,fd00:10:96::/112.
     /// Packets to addresses in there that no Service has then do not leave the node. ServiceCIDR objects add to it
     #[arg(long, value_name = "CIDRS", value_parser = cidrs)]
-    pub service_cidr: Option<ServiceCidrs>,
+    pub service_cidr: Option<Ranges>,
     /// Source ports for clients whose address the backend must not see: FIRST-LAST[,FIRST-LAST] within 1-65535, or auto,
     /// the two largest ranges that NodePorts and the sysctl net.ipv4.ip_local_port_range leave above 1023
     #[arg(long, value_name = "PORTS", default_value = "auto")]
@@ -86,7 +86,8 @@ impl Flows {
             cpus: u32::try_from(possible)?,
             queue_length: DEFAULT_QUEUE_LENGTH,
             ports,
-            service_cidrs: self.service_cidr.unwrap_or(service_cidrs::NONE),
+            service_cidrs: self.service_cidr.unwrap_or(ranges::NONE),
+            pods: Pods::ByDevice,
         })
     }
 
@@ -109,8 +110,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| "time does not run backwards".to_owned())
 }
 
-fn cidrs(text: &str) -> Result<ServiceCidrs, String> {
-    let mut places = service_cidrs::NONE;
+pub(super) fn cidrs(text: &str) -> Result<Ranges, String> {
+    let mut places = ranges::NONE;
     let mut free = places.iter_mut();
     for part in text.split(',') {
         let net: IpNet =

@@ -12,7 +12,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proxy_common::layout::{DEFAULT_BACKENDS, DEFAULT_FRONTENDS, DEFAULT_SERVICES, Sets};
 
-use crate::{datapath, plan::Capacity, tables::node_ports};
+use crate::{
+    datapath::{self, flows::settings::PacketSettings},
+    plan::Capacity,
+    tables::node_ports,
+};
 pub use flows::Flows;
 pub use packets::{Packets, Switch};
 
@@ -181,7 +185,7 @@ impl Run {
             },
             log_decisions: self.log_decisions,
             tc_attach: self.packets.hook(),
-            packets: self.flows.packets()?,
+            packets: PacketSettings { pods: self.packets.pods(), ..self.flows.packets()? },
         })
     }
 
@@ -244,6 +248,7 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::datapath::flows::settings::Pods;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -285,8 +290,40 @@ mod tests {
         assert_eq!(chosen.packet_path, Switch::Off);
         let choice = chosen.choice();
         assert!(choice.outside.is_some_and(|names| names.contain("eth7") && names.contain("wg0")));
-        assert!(choice.pods.is_some_and(|names| !names.contain("none") && !names.contain("cni0")));
+        assert!(choice.pods.is_some_and(|pods| !pods.contain("none", None) && !pods.contain("cni0", None)));
         assert_eq!(packets(&["--tc-attach=clsact"]).hook(), Some(datapath::devices::Hook::Clsact));
+    }
+
+    #[test]
+    fn pods_are_told_apart_in_kube_proxys_modes() {
+        let parse = |args: &[&str]| {
+            let all = ["kubeshunt", "run"].iter().chain(args);
+            match CommandLine::try_parse_from(all).map(|line| line.command) {
+                Ok(Command::Run(run)) => Some(run.packets),
+                _ => None,
+            }
+        };
+        let packets = |args: &[&str]| parse(args).unwrap();
+        assert_eq!(packets(&[]).pods(), Pods::ByDevice);
+        assert_eq!(packets(&["--cluster-cidr=10.0.0.0/8"]).pods(), Pods::ByDevice, "without the mode");
+        let by_address = packets(&["--detect-local-mode=ClusterCIDR", "--cluster-cidr=10.0.0.0/8,fd00::/48"]);
+        assert!(matches!(by_address.pods(), Pods::ByAddress([v4, v6, rest, ..])
+            if v4.is_some() && v6.is_some() && !rest.is_some()));
+        assert_eq!(packets(&["--detect-local-mode=NodeCIDR"]).pods(), Pods::ByNode);
+        let bridge =
+            packets(&["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"]).choice();
+        let pods = bridge.pods.unwrap();
+        assert!(
+            pods.contain("cni0", None) && pods.contain("veth7", Some("cni0")) && !pods.contain("veth7", None)
+        );
+        let prefix =
+            packets(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"])
+                .choice();
+        let pods = prefix.pods.unwrap();
+        assert!(pods.contain("cali123", None) && !pods.contain("veth7", Some("cali0")));
+        for half in ["ClusterCIDR", "BridgeInterface", "InterfaceNamePrefix", "Magic"] {
+            assert!(parse(&["--detect-local-mode", half]).is_none(), "{half} alone says too little");
+        }
     }
 
     #[test]

@@ -2,9 +2,14 @@
 
 use clap::{Args, ValueEnum};
 
+use super::flows::cidrs;
 use crate::{
-    datapath::devices::Hook,
-    host::devices::{Choice, choice::Names},
+    datapath::{devices::Hook, flows::settings::Pods},
+    host::devices::{
+        Choice,
+        choice::{Names, ToPods},
+    },
+    tables::ranges::Ranges,
 };
 
 /// The packet path: Services for who does not speak through a socket on this node
@@ -22,9 +27,48 @@ pub struct Packets {
     /// [default: veth, netkit, tap and bridge devices that do not lead outside]
     #[arg(long, value_name = "NAMES")]
     pub pod_devices: Option<Names>,
+    /// How packets of this node's pods are told from others, for whom externalTrafficPolicy Local is meant
+    /// [default: they come by a device to pods]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub detect_local_mode: Option<DetectLocal>,
+    /// Pods' addresses, for --detect-local-mode=ClusterCIDR: up to 8 prefixes separated by commas
+    #[arg(long, value_name = "CIDRS", value_parser = cidrs, required_if_eq("detect_local_mode", "ClusterCIDR"))]
+    pub cluster_cidr: Option<Ranges>,
+    /// The bridge that pods are on, for --detect-local-mode=BridgeInterface
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with = "pod_devices",
+        required_if_eq("detect_local_mode", "BridgeInterface")
+    )]
+    pub pod_bridge_interface: Option<String>,
+    /// What the names of devices to pods begin with, for --detect-local-mode=InterfaceNamePrefix
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        conflicts_with = "pod_devices",
+        required_if_eq("detect_local_mode", "InterfaceNamePrefix")
+    )]
+    pub pod_interface_name_prefix: Option<String>,
     /// How programs are attached to devices
     #[arg(long, value_enum, value_name = "HOW", default_value_t = TcAttach::Auto)]
     pub tc_attach: TcAttach,
+}
+
+/// kube-proxy's modes, under its names.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[value(rename_all = "verbatim")]
+pub enum DetectLocal {
+    /// They come from --cluster-cidr
+    #[value(name = "ClusterCIDR")]
+    ClusterCidr,
+    /// They come from the Node object's spec.podCIDRs
+    #[value(name = "NodeCIDR")]
+    NodeCidr,
+    /// They come by the bridge --pod-bridge-interface, or one of its ports
+    BridgeInterface,
+    /// They come by a device whose name begins with --pod-interface-name-prefix
+    InterfaceNamePrefix,
 }
 
 /// On or off.
@@ -51,7 +95,25 @@ impl Packets {
     /// The devices that the user has chosen.
     #[must_use]
     pub fn choice(&self) -> Choice {
-        Choice { outside: self.devices.clone(), pods: self.pod_devices.clone() }
+        let pods = match self.detect_local_mode {
+            Some(DetectLocal::BridgeInterface) => self.pod_bridge_interface.clone().map(ToPods::Bridge),
+            Some(DetectLocal::InterfaceNamePrefix) => self
+                .pod_interface_name_prefix
+                .as_deref()
+                .map(|prefix| ToPods::Named(Names::beginning(prefix))),
+            _ => self.pod_devices.clone().map(ToPods::Named),
+        };
+        Choice { outside: self.devices.clone(), pods }
+    }
+
+    /// How packets of this node's pods are told apart.
+    #[must_use]
+    pub fn pods(&self) -> Pods {
+        match (self.detect_local_mode, self.cluster_cidr) {
+            (Some(DetectLocal::ClusterCidr), Some(ranges)) => Pods::ByAddress(ranges),
+            (Some(DetectLocal::NodeCidr), _) => Pods::ByNode,
+            _ => Pods::ByDevice,
+        }
     }
 
     /// The way of attaching that the user has chosen.

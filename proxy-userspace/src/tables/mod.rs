@@ -7,7 +7,7 @@
 pub mod admission;
 pub mod checks;
 pub mod node_ports;
-pub mod service_cidrs;
+pub mod ranges;
 
 use proxy_common::{
     address::{Address, Port},

@@ -8,7 +8,7 @@ use proxy_common::{
         frontend::is_cluster_ip,
         packet::{Desk, Signals, Verdict, ingress},
     },
-    layout::{Counter, Sets, protocol},
+    layout::{Counter, Prefix, Sets, protocol},
 };
 
 use crate::network::{
@@ -74,6 +74,25 @@ fn each_client_gets_the_endpoints_that_the_policy_gives_it() {
         }
         network.check_consistent();
     }
+}
+
+#[test]
+fn who_comes_from_a_pods_address_is_a_pod_if_that_is_how_pods_are_told_apart() {
+    let mut network = Network::roomy();
+    network.publish(&endpoints(HERE | THERE), |sets| sets.with_external_local(true));
+    network.node.pods.replace(vec![Prefix::new(outside(0).to_ip(), 9), Prefix::new(pod(0).to_ip(), 30)]);
+    let everybody: BTreeSet<_> = endpoints(HERE | THERE).into_iter().map(Ok).collect();
+    let local: BTreeSet<_> = endpoints(HERE).into_iter().map(Ok).collect();
+    for (client, expected) in
+        [(outside(1), &everybody), (outside(0x0080_0001), &local), (pod(1), &everybody), (pod(7), &local)]
+    {
+        assert_eq!(&outcomes(&network, client, (BALANCER, PORT)), expected, "{client}");
+    }
+    // Whether its answer would miss the node is another question.
+    let network = Network::roomy().with(&[remote(8)]);
+    network.node.pods.replace(vec![Prefix::new(outside(0).to_ip(), 9)]);
+    let packet = network.ask(tuple(outside(1), 5000, (BALANCER, PORT), protocol::TCP), SYN);
+    assert_eq!(packet.source, address(NODE));
 }
 
 #[test]

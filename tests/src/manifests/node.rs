@@ -36,6 +36,13 @@ impl Node {
         self
     }
 
+    /// With one more range of its pods' addresses.
+    #[must_use]
+    pub fn pod_subnet(mut self, subnet: &str) -> Self {
+        self.pod_subnets.push(subnet.to_owned());
+        self
+    }
+
     /// With a label.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {

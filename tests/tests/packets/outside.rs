@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
-use kubeshunt_tests::cluster::{EXTERNAL, NODE_PORT};
-use kubeshunt_tests::manifests::Service;
+use kubeshunt_tests::cluster::{EXTERNAL, NODE_PORT, everywhere};
+use kubeshunt_tests::manifests::{Node, Service};
 use kubeshunt_tests::protocol::Target;
 use kubeshunt_tests::stage::{PORT, TARGET_PORT};
 use kubeshunt_tests::wait;
@@ -22,6 +22,7 @@ in_every_setting!(
     all_backends_are_reached_wherever_they_are,
     policy_local_reaches_local_backends_only_and_keeps_the_clients_address,
     policy_local_is_silent_on_a_node_without_backends,
+    clients_from_pods_addresses_reach_all_backends_under_policy_local,
     connections_that_are_used_count_as_established,
     an_answer_to_the_node_is_no_question_though_its_port_is_a_node_port,
 );
@@ -81,6 +82,32 @@ fn policy_local_is_silent_on_a_node_without_backends(setting: Setting) -> Result
         } else {
             let own = own(outside(&cluster).ip(door.to.ip()));
             reaches(outside(&cluster), door.to, &["backend-0"], &own, door.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Detection by address, as kube-proxy's `detectLocalMode: ClusterCIDR` has it, and by the Node object.
+fn clients_from_pods_addresses_reach_all_backends_under_policy_local(setting: Setting) -> Result<()> {
+    for by_node in [false, true] {
+        let mut cluster = setting.cluster()?;
+        [0, 1].into_iter().try_for_each(|node| cluster.add_backend(node))?;
+        cluster.publish(&everywhere("web", 1).external_local(), "web", &[0, 1])?;
+        let client = outside(&cluster);
+        let ranges = [format!("{}/32", client.v4()), format!("{}/128", client.v6())];
+        if by_node {
+            let node = ranges.iter().fold(Node::new("node-a"), |node, range| node.pod_subnet(range));
+            cluster.folder.write("node", &[&node])?;
+            cluster.start_with(|setup| setup.arg("--detect-local-mode=NodeCIDR"))?;
+        } else {
+            let ranges = format!("--cluster-cidr={}", ranges.join(","));
+            cluster.start_with(|setup| setup.arg("--detect-local-mode=ClusterCIDR").arg(&ranges))?;
+        }
+        let client = outside(&cluster);
+        for door in doors(&cluster).into_iter().filter(|door| door.node == 0) {
+            let mut seen = cluster.addresses(door.node)?;
+            seen.insert(client.ip(door.to.ip()));
+            reaches(client, door.to, &["backend-0", "backend-1"], &seen, door.name)?;
         }
     }
     Ok(())

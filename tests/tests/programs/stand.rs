@@ -15,7 +15,7 @@ use proxy_common::address::Address;
 use proxy_common::layout::{self, Arrival, Counter, Flow, PortRanges, Prefix, Tuple, map};
 use proxy_userspace::cluster::model::Family;
 use proxy_userspace::datapath::counters::Counters;
-use proxy_userspace::datapath::flows::settings::PacketSettings;
+use proxy_userspace::datapath::flows::settings::{PacketSettings, Pods};
 use proxy_userspace::datapath::pins::Pins;
 use proxy_userspace::datapath::{Datapath, Settings, devices::Hook};
 use proxy_userspace::host::devices::{Device, Side};
@@ -237,6 +237,7 @@ fn packets() -> Result<PacketSettings> {
         queue_length: PLACES,
         ports: PORTS,
         service_cidrs,
+        pods: Pods::ByDevice,
     })
 }
 

@@ -93,6 +93,8 @@ pub enum Queue {
 
 /// The node a packet passes, and the side it came from.
 pub trait Node: Client {
+    /// Whether the packet came by a device to the world outside: the answer may take another way than through this node.
+    fn is_by_outer_device(&self) -> bool;
     /// A number that changes every few seconds at least, and is not 0: a clock to be read with each packet.
     fn tick(&self) -> u16;
     /// Under which address the node talks to a backend; `None` if there is no route, or no address of the family.

@@ -67,7 +67,7 @@ fn choose(tables: &impl Tables, node: &impl Node, desk: &mut Desk) -> bool {
 /// the sender's.
 #[inline(always)]
 fn needs_masquerade(node: &impl Node, asked: &Tuple, backend: &Backend) -> bool {
-    backend.address == asked.source || node.is_outside() && backend.flags & backend_flag::LOCAL == 0
+    backend.address == asked.source || node.is_by_outer_device() && backend.flags & backend_flag::LOCAL == 0
 }
 
 /// Finds a source port under which no other flow is known, and writes the flow.

@@ -1,5 +1,7 @@
 //! From a Node object to [`NodeInfo`].
 
+use std::collections::BTreeSet;
+
 use super::{Rejects, address};
 use crate::cluster::api;
 use crate::cluster::change::{Kind, ObjectRef};
@@ -24,10 +26,15 @@ pub fn node(object: &api::Node) -> (NodeInfo, Vec<Reject>) {
             addresses.extend(parsed.filter(|address| !addresses.contains(address)));
         }
     }
+    let mut pod_cidrs = BTreeSet::new();
+    for (index, text) in object.spec.pod_cidrs.iter().enumerate() {
+        pod_cidrs.extend(rejects.take(address::range(text), || format!("spec.podCIDRs[{index}]")));
+    }
     let info = NodeInfo {
         name: object.metadata.name.as_str().into(),
         zone: zone.map(|zone| zone.as_str().into()),
         addresses,
+        pod_cidrs,
     };
     (info, rejects.list)
 }
@@ -42,6 +49,7 @@ mod tests {
     fn internal_addresses_come_first() {
         let object: api::Node = serde_json::from_value(json!({
             "metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z1"}},
+            "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"]},
             "status": {"addresses": [
                 {"type": "ExternalIP", "address": "198.51.100.1"}, {"type": "Hostname", "address": "n"},
                 {"type": "InternalIP", "address": "10.0.0.1"}, {"type": "InternalIP", "address": "oops"},
@@ -50,6 +58,8 @@ mod tests {
         .expect("a Node");
         let (info, rejects) = node(&object);
         assert_eq!(info.zone.as_deref(), Some("z1"));
+        let pods: Vec<String> = info.pod_cidrs.iter().map(ToString::to_string).collect();
+        assert_eq!(pods, ["10.244.1.0/24", "fd00:10:244:1::/64"]);
         let addresses: Vec<String> = info.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.0.0.1", "fd00::1", "198.51.100.1"]);
         assert_eq!(

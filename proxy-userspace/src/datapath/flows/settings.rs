@@ -3,10 +3,10 @@
 use aya::EbpfLoader;
 use proxy_common::layout::{DEFAULT_FLOWS, DEFAULT_QUEUE_LENGTH, PortRanges, constant, map};
 
-use crate::tables::service_cidrs::{self, ServiceCidrs};
+use crate::tables::ranges::{self, Ranges};
 
 /// Maps of the packet path that outlive the process.
-pub const PINNED_MAPS: [&str; 10] = [
+pub const PINNED_MAPS: [&str; 11] = [
     map::FLOWS,
     map::ARRIVALS,
     map::NASCENT,
@@ -17,6 +17,7 @@ pub const PINNED_MAPS: [&str; 10] = [
     map::FRAGMENTS,
     map::PUT_BY,
     map::SERVICE_CIDRS,
+    map::POD_CIDRS,
 ];
 
 /// The packet path, as the user wants it.
@@ -31,7 +32,21 @@ pub struct PacketSettings {
     /// From which ports masqueraded flows take theirs.
     pub ports: PortRanges,
     /// Where the user says that ClusterIPs are taken from.
-    pub service_cidrs: ServiceCidrs,
+    pub service_cidrs: Ranges,
+    /// Whose packets count as those of this node's pods.
+    pub pods: Pods,
+}
+
+/// How packets of this node's pods are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one of them")]
+pub enum Pods {
+    /// They come by a device to pods.
+    ByDevice,
+    /// They come from these addresses.
+    ByAddress(Ranges),
+    /// They come from the node's `spec.podCIDRs`; by device until those are known.
+    ByNode,
 }
 
 impl Default for PacketSettings {
@@ -42,7 +57,8 @@ impl Default for PacketSettings {
             cpus: 1,
             queue_length: DEFAULT_QUEUE_LENGTH,
             ports: PortRanges::new((1024, 28_976), (61_000, 4_536)),
-            service_cidrs: service_cidrs::NONE,
+            service_cidrs: ranges::NONE,
+            pods: Pods::ByDevice,
         }
     }
 }

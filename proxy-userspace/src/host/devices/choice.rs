@@ -7,6 +7,12 @@ use std::{convert::Infallible, str::FromStr};
 pub struct Names(Vec<String>);
 
 impl Names {
+    /// All names that begin so; a `*` in there stands for itself nowhere, because no device has one in its name.
+    #[must_use]
+    pub fn beginning(prefix: &str) -> Self {
+        Self(vec![format!("{prefix}*")])
+    }
+
     /// Whether a name is among them.
     #[must_use]
     pub fn contain(&self, name: &str) -> bool {
@@ -40,13 +46,33 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// Devices to pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToPods {
+    /// Those of these names, and nothing else.
+    Named(Names),
+    /// The bridge of this name and its ports.
+    Bridge(String),
+}
+
+impl ToPods {
+    /// Whether a device is among them, by its name and that of the device it is a port of.
+    #[must_use]
+    pub fn contain(&self, name: &str, master: Option<&str>) -> bool {
+        match self {
+            Self::Named(names) => names.contain(name),
+            Self::Bridge(bridge) => name == bridge || master == Some(bridge),
+        }
+    }
+}
+
 /// What the user has chosen; nothing means that the devices themselves tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// Exactly these lead outside.
     pub outside: Option<Names>,
     /// Exactly behind these are pods.
-    pub pods: Option<Names>,
+    pub pods: Option<ToPods>,
 }
 
 #[cfg(test)]

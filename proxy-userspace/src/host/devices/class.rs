@@ -12,7 +12,7 @@ use std::{
 use proxy_common::{address::Address, layout};
 
 use super::{
-    choice::Choice,
+    choice::{Choice, ToPods},
     facts::{Facts, Link},
 };
 
@@ -126,8 +126,8 @@ struct View<'a> {
 impl View<'_> {
     /// On which side a link is; `None` where no packet of a Service passes, or one that another device sees.
     fn side(&self, link: &Link, contested: &mut Vec<String>) -> Option<Side> {
-        let master =
-            link.master.and_then(|index| self.links.get(&index)).and_then(|link| link.kind.as_deref());
+        let over = link.master.and_then(|index| self.links.get(&index));
+        let master = over.and_then(|link| link.kind.as_deref());
         // The members of a bond: the bond itself has every packet. ifb: other devices' packets once more.
         if link.is_loopback
             || matches!(master, Some("bond" | "team"))
@@ -135,9 +135,10 @@ impl View<'_> {
         {
             return None;
         }
-        let chosen =
-            |names: &Option<super::choice::Names>| names.as_ref().is_some_and(|n| n.contain(&link.name));
-        match (chosen(&self.choice.outside), chosen(&self.choice.pods)) {
+        let over = over.map(|link| link.name.as_str());
+        let is_outside = self.choice.outside.as_ref().is_some_and(|names| names.contain(&link.name));
+        let is_to_pods = self.choice.pods.as_ref().is_some_and(|pods| pods.contain(&link.name, over));
+        match (is_outside, is_to_pods) {
             (true, true) => {
                 contested.push(link.name.clone());
                 return None;
@@ -148,11 +149,11 @@ impl View<'_> {
         }
         let side = self.natural_side(link, matches!(master, Some("bridge" | "openvswitch")))?;
         // A choice for a side is the whole of it.
-        let settled = match side {
-            Side::Outside => &self.choice.outside,
-            Side::Pod => &self.choice.pods,
+        let is_settled = match side {
+            Side::Outside => self.choice.outside.is_some(),
+            Side::Pod => self.choice.pods.is_some(),
         };
-        settled.is_none().then_some(side)
+        (!is_settled).then_some(side)
     }
 
     /// The same when nobody has chosen.
@@ -180,7 +181,7 @@ impl View<'_> {
                 self.facts.links.iter().filter(|link| link.master == Some(bridge.index)).peekable();
             bridge.kind.as_deref() == Some("bridge")
                 && is_pod(&bridge.index)
-                && self.choice.pods.is_none()
+                && !matches!(self.choice.pods, Some(ToPods::Named(_)))
                 && ports.peek().is_some()
                 && ports.all(|port| is_pod(&port.index))
         };

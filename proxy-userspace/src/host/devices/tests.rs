@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use proxy_common::{address::Address, layout};
 
 use super::{
-    choice::Choice,
+    choice::{Choice, ToPods},
     class::{Classes, Device, classify},
     facts::{Facts, Link, OwnAddress, Route},
 };
@@ -102,7 +102,7 @@ fn a_bridge_is_covered_when_all_its_ports_have_programs() {
     assert_classes(&with(Some(("veth2", "veth", 824))), &["cni0 pod 14", "veth1 pod 14"]);
     // Nobody uses it yet; and somebody wants it.
     assert_classes(&node(&[("cni0", "bridge", ETHER, None)]), &["cni0 pod 14"]);
-    let choice = Choice { outside: None, pods: Some("cni0,veth*".parse().unwrap()) };
+    let choice = Choice { outside: None, pods: Some(ToPods::Named("cni0,veth*".parse().unwrap())) };
     assert_eq!(show(&classify(&with(None), &choice)), ["cni0 pod 14", "veth1 pod 14"]);
 }
 
@@ -208,7 +208,7 @@ fn what_cannot_be_read_is_left_alone_and_told() {
 
 fn choice(outside: Option<&str>, pods: Option<&str>) -> Choice {
     let names = |text: &str| text.parse().unwrap();
-    Choice { outside: outside.map(names), pods: pods.map(names) }
+    Choice { outside: outside.map(names), pods: pods.map(names).map(ToPods::Named) }
 }
 
 #[test]
@@ -236,6 +236,20 @@ fn the_user_chooses() {
         assert_eq!(show(&classes), wanted, "--devices {outside:?} --pod-devices {pods:?}");
         assert!(classes.contested.is_empty());
     }
+}
+
+#[test]
+fn a_bridge_is_chosen_with_its_ports() {
+    let facts = node(&[
+        ("eth0", "", ETHER, None),
+        ("cni0", "bridge", ETHER, None),
+        ("veth1", "veth", ETHER, Some("cni0")),
+        ("docker0", "bridge", ETHER, None),
+        ("veth2", "veth", ETHER, Some("docker0")),
+        ("veth3", "veth", ETHER, None),
+    ]);
+    let choice = Choice { outside: None, pods: Some(ToPods::Bridge("cni0".to_owned())) };
+    assert_eq!(show(&classify(&facts, &choice)), ["eth0 outside 14", "(cni0 pod 14)", "veth1 pod 14"]);
 }
 
 #[test]

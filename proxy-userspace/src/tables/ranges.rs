@@ -1,7 +1,8 @@
-//! Where ClusterIPs are taken from: what the user says, and what ServiceCIDR objects say.
+//! Ranges of addresses that programs look through: what the user says, and what objects say.
 //!
-//! Pure. A packet that would leave the node for such an address, which no Service has, goes nowhere. kube-proxy:
-//! `OnServiceCIDRsChanged` in `pkg/proxy/nftables/proxier.go`.
+//! Pure. Where ClusterIPs are taken from: a packet that would leave the node for such an address, which no Service has,
+//! goes nowhere (kube-proxy: `OnServiceCIDRsChanged` in `pkg/proxy/nftables/proxier.go`). And which clients count as pods
+//! of this node (kube-proxy: `detectLocalMode`).
 
 use std::collections::BTreeSet;
 
@@ -9,15 +10,15 @@ use ipnet::IpNet;
 use proxy_common::layout::{Prefix, SERVICE_CIDRS};
 
 /// As many as programs look through; those that are not used come last.
-pub type ServiceCidrs = [Prefix; SERVICE_CIDRS as usize];
+pub type Ranges = [Prefix; SERVICE_CIDRS as usize];
 
 /// None.
-pub const NONE: ServiceCidrs = [Prefix::NONE; SERVICE_CIDRS as usize];
+pub const NONE: Ranges = [Prefix::NONE; SERVICE_CIDRS as usize];
 
 /// What the user has chosen, then what else was found; and how many did not fit. A range within another one needs no
 /// place of its own.
 #[must_use]
-pub fn with(chosen: &ServiceCidrs, found: &BTreeSet<IpNet>) -> (ServiceCidrs, usize) {
+pub fn with(chosen: &Ranges, found: &BTreeSet<IpNet>) -> (Ranges, usize) {
     let mut all = *chosen;
     let mut left_out = 0;
     for net in IpNet::aggregate(&found.iter().copied().collect()) {
@@ -38,7 +39,7 @@ mod tests {
         texts.iter().map(|text| text.parse().expect("a range")).collect()
     }
 
-    fn places(texts: &[&str]) -> ServiceCidrs {
+    fn places(texts: &[&str]) -> Ranges {
         let mut places = NONE;
         for (place, net) in places.iter_mut().zip(texts) {
             let net: IpNet = net.parse().expect("a range");
