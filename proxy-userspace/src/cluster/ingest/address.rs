@@ -15,7 +15,7 @@ pub(super) fn host(text: &str) -> Result<IpAddr, Problem> {
         .parse::<IpAddr>()
         .ok()
         .map(|address| address.to_canonical())
-        .or_else(|| zero_padded(text).map(IpAddr::V4))
+        .or_else(|| zero_padded(text).map(|address| address.to_canonical()))
         .ok_or_else(|| Problem::InvalidAddress(text.to_owned()))?;
     // An unspecified frontend would match every address; a multicast or broadcast one names no single host.
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
@@ -36,15 +36,28 @@ pub(super) fn frontend(text: &str) -> Result<IpAddr, Problem> {
 pub(super) fn range(text: &str) -> Result<IpNet, Problem> {
     let parse = || {
         let (address, length) = text.trim().split_once('/')?;
-        let address = address.parse().ok().or_else(|| zero_padded(address).map(IpAddr::V4))?;
+        let address = address.parse().ok().or_else(|| zero_padded(address))?;
         let digits = Some(length).filter(|length| length.bytes().all(|byte| byte.is_ascii_digit()))?;
         Some(IpNet::new(address, digits.parse().ok()?).ok()?.trunc())
     };
     parse().ok_or_else(|| Problem::InvalidRange(text.to_owned()))
 }
 
-/// `010.0.0.041`, which `Ipv4Addr::from_str` refuses because others read it as octal.
-fn zero_padded(text: &str) -> Option<Ipv4Addr> {
+/// `010.0.0.041` and `fd00::00041`, which the standard library refuses, the former because others read it as octal.
+/// Kubernetes: `ParseIPSloppy` of `k8s.io/utils/net`.
+fn zero_padded(text: &str) -> Option<IpAddr> {
+    let Some((head, tail)) = text.rsplit_once(':') else { return zero_padded_v4(text).map(IpAddr::V4) };
+    let unpadded = |group: &str| match group.trim_start_matches('0') {
+        "" if !group.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    let head: Vec<String> = head.split(':').map(unpadded).collect();
+    // The last 32 bits may be written as IPv4.
+    let tail = zero_padded_v4(tail).map_or_else(|| unpadded(tail), |v4| v4.to_string());
+    format!("{}:{tail}", head.join(":")).parse().ok().map(IpAddr::V6)
+}
+
+fn zero_padded_v4(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0u8; 4];
     let mut parts = text.split('.');
     for octet in &mut octets {
@@ -67,6 +80,16 @@ mod tests {
             ("fd00::1", "fd00::1"),
             ("::ffff:10.0.0.1", "10.0.0.1"),
             ("127.0.0.1", "127.0.0.1"),
+            ("0000010.0.0.1", "10.0.0.1"),
+            ("FD00::A", "fd00::a"),
+            ("fd00:0:0:0:0:0:0:1", "fd00::1"),
+            ("fd00:0096::0010", "fd00:96::10"),
+            ("fd00::000000a", "fd00::a"),
+            ("0fd00::00000", "fd00::"),
+            ("::00001", "::1"),
+            ("::ffff:a60:a", "10.96.0.10"),
+            ("::ffff:010.0.0.041", "10.0.0.41"),
+            ("64:ff9b::010.0.0.041", "64:ff9b::a00:29"),
         ] {
             assert_eq!(host(text), Ok(expected.parse().expect("an address")), "{text}");
         }
@@ -85,6 +108,15 @@ mod tests {
             "0x10.0.0.1",
             "a",
             "fe80::1%eth0",
+            "10.0.0.1 ",
+            "10.0.0.1/32",
+            "[fd00::1]",
+            "fd00::10000",
+            "fd00:::1",
+            "fd00::1::1",
+            "fd00",
+            "::ffff:10.0.0.256",
+            "::ffff:10.0.0.",
         ] {
             assert_eq!(host(text), Err(Problem::InvalidAddress(text.to_owned())), "{text}");
         }
