@@ -37,16 +37,12 @@ pub fn service(object: &api::Service) -> (Parsed<Service>, Vec<Reject>) {
     let external = spec.external_ips.iter().enumerate();
     let external = external.map(|(index, text)| (format!("spec.externalIPs[{index}]"), text.as_str()));
     let external_ips = other_frontends(external, &cluster_ips, &mut rejects);
-    let ingress = object.status.load_balancer.ingress.iter().enumerate().filter_map(|(index, entry)| {
-        // A host name, or a load balancer that is itself the packets' destination, is nothing to match here.
-        let arrives_here = matches!(entry.ip_mode.as_deref(), None | Some("VIP"));
-        let text = entry.ip.as_deref().filter(|text| arrives_here && !text.is_empty())?;
-        Some((format!("status.loadBalancer.ingress[{index}].ip"), text))
-    });
-    let load_balancer_ips = other_frontends(ingress, &cluster_ips, &mut rejects);
+    let ingress = ingress(&object.status.load_balancer.ingress, &mut rejects);
+    let load_balancer_ips = other_frontends(ingress.into_iter(), &cluster_ips, &mut rejects);
 
     let external_policy =
         policy(spec.external_traffic_policy.as_deref(), "spec.externalTrafficPolicy", &mut rejects);
+    check_type(spec.kind.as_deref(), &mut rejects);
     let externally_reachable =
         matches!(spec.kind.as_deref(), Some("NodePort" | "LoadBalancer")) || !spec.external_ips.is_empty();
     let value = Service {
@@ -118,7 +114,15 @@ fn cluster_ips(spec: &api::ServiceSpec, texts: &[(String, &str)], rejects: &mut 
         let expected = match spec.ip_families.get(index).map(String::as_str) {
             Some("IPv4") => Some(Family::V4),
             Some("IPv6") => Some(Family::V6),
-            _ => None,
+            None => None,
+            Some(other) => {
+                let value = other.to_owned();
+                rejects.push(
+                    format!("spec.ipFamilies[{index}]"),
+                    Problem::UnknownValue { value, used: "the family of the address" },
+                );
+                None
+            }
         };
         let family = Family::of(address);
         if let Some(expected) = expected.filter(|expected| *expected != family) {
@@ -127,6 +131,35 @@ fn cluster_ips(spec: &api::ServiceSpec, texts: &[(String, &str)], rejects: &mut 
             rejects.push(field, Problem::SecondClusterIp(address));
         } else {
             found.push(address);
+        }
+    }
+    found
+}
+
+/// The type decides little here: who has a node port or another address answers there.
+fn check_type(text: Option<&str>, rejects: &mut Rejects) {
+    match text {
+        None | Some("" | "ClusterIP" | "NodePort" | "LoadBalancer") => {}
+        Some(other) => {
+            let problem = Problem::UnknownValue { value: other.to_owned(), used: "ClusterIP" };
+            rejects.push("spec.type", problem);
+        }
+    }
+}
+
+/// The load balancer's addresses that packets arrive with here: no host name, and none of a load balancer that is
+/// itself the packets' destination.
+fn ingress<'a>(entries: &'a [api::LoadBalancerIngress], rejects: &mut Rejects) -> Vec<(String, &'a str)> {
+    let mut found = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let at = |field: &str| format!("status.loadBalancer.ingress[{index}].{field}");
+        match (entry.ip_mode.as_deref(), entry.ip.as_deref()) {
+            (None | Some("VIP"), Some(text)) if !text.is_empty() => found.push((at("ip"), text)),
+            (None | Some("VIP" | "Proxy"), _) => {}
+            (Some(other), _) => {
+                let problem = Problem::UnknownValue { value: other.to_owned(), used: "Proxy" };
+                rejects.push(at("ipMode"), problem);
+            }
         }
     }
     found

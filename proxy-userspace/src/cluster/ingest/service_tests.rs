@@ -134,14 +134,15 @@ fn load_balancer_ips() {
         "spec": {"type": "LoadBalancer", "clusterIP": "10.0.0.1", "ports": [{"port": 80}]},
         "status": {"loadBalancer": {"ingress": [
             {"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "VIP"}, {"ip": "192.0.2.3", "ipMode": "Proxy"},
-            {"hostname": "lb.example"}, {"ip": ""}, {"ip": "192.0.2.300"}]}}
+            {"hostname": "lb.example"}, {"ip": ""}, {"ip": "192.0.2.300"}, {"ip": "192.0.2.4", "ipMode": "Relay"},
+            {"hostname": "lb.example", "ipMode": "Proxy"}, {"hostname": "lb.example", "ipMode": "VIP"}]}}
     }))
     .expect("decodes");
     let (parsed, rejects) = service(&object);
     assert_eq!(texts(&parsed.value().expect("ours").load_balancer_ips), ["192.0.2.1", "192.0.2.2"]);
     assert_eq!(
         rejects.iter().map(|reject| reject.field.as_str()).collect::<Vec<_>>(),
-        ["status.loadBalancer.ingress[5].ip"]
+        ["status.loadBalancer.ingress[6].ipMode", "status.loadBalancer.ingress[5].ip"]
     );
 }
 
@@ -229,6 +230,26 @@ fn affinity() {
         let (service, rejects) = flawed(with(json!(bad)));
         assert_eq!((service.affinity_seconds, rejects.len()), (Some(10800), 1), "{bad}");
     }
+}
+
+#[test]
+fn an_unknown_value_is_reported_and_costs_only_what_it_would_have_meant() {
+    let (service, rejects) = flawed(json!({"type": "Mesh", "ipFamilies": ["IPv5"],
+        "sessionAffinity": "ClientPort", "externalTrafficPolicy": "Nearby", "externalIPs": ["192.0.2.1"]}));
+    assert_eq!(
+        (texts(&service.cluster_ips), texts(&service.external_ips)),
+        (vec!["10.0.0.1".to_owned()], vec!["192.0.2.1".to_owned()])
+    );
+    assert_eq!((service.affinity_seconds, service.external_policy), (None, TrafficPolicy::Cluster));
+    assert_eq!(
+        rejects,
+        [
+            r#"spec.ipFamilies[0]: "IPv5" is not known; the family of the address is used"#,
+            r#"spec.externalTrafficPolicy: "Nearby" is not known; Cluster is used"#,
+            r#"spec.type: "Mesh" is not known; ClusterIP is used"#,
+            r#"spec.sessionAffinity: "ClientPort" is not known; None is used"#,
+        ]
+    );
 }
 
 #[test]
