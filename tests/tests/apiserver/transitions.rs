@@ -46,6 +46,93 @@ fn labels_give_a_service_and_a_slice_away_and_back() -> Result<()> {
     stage.reaches(SocketAddr::new(stage.cluster_ips("other")?[0], 80), &[red])
 }
 
+/// What a Service can be.
+const TYPES: [&str; 5] = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName", "headless"];
+const BALANCER: &str = "198.51.100.81";
+
+/// Makes `web` what it is to be: the object as it is, if the API server lets it.
+fn turn_into(stage: &Stage, from: &str, to: &str) -> Result<()> {
+    let mut spec = match to {
+        "ExternalName" => json!({"type": "ExternalName", "externalName": "example.org"}),
+        "headless" => json!({"type": "ClusterIP", "externalName": null, "clusterIP": "None"}),
+        kind => json!({"type": kind, "externalName": null}),
+    };
+    if [from, to].contains(&"headless") && ![from, to].contains(&"ExternalName") {
+        // The one change that the API server refuses.
+        stage.delete("web")?;
+        spec["ports"] = json!([port("http", "TCP", 80)]);
+        stage.apply(&service("web", spec))?;
+    } else {
+        stage.patch("web", &json!({"spec": spec}))?;
+    }
+    if to == "LoadBalancer" {
+        let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": BALANCER}]}}}).to_string();
+        stage.kubectl(&[
+            "patch",
+            "service",
+            "web",
+            "--subresource=status",
+            "--type=merge",
+            "--patch",
+            &ingress,
+        ])?;
+    }
+    Ok(())
+}
+
+/// Where `web` answers, as the API server has it.
+fn answers_at(stage: &Stage, kind: &str) -> Result<Vec<SocketAddr>> {
+    let web = stage.service("web")?;
+    let mut found = Vec::new();
+    if !["ExternalName", "headless"].contains(&kind) {
+        found.push(SocketAddr::new(stage.cluster_ips("web")?[0], 80));
+    }
+    if let Some(node_port) = web["spec"]["ports"][0]["nodePort"].as_u64() {
+        found.push(stage.node.host().at4(u16::try_from(node_port)?));
+    }
+    if kind == "LoadBalancer" {
+        found.push(SocketAddr::new(BALANCER.parse()?, 80));
+    }
+    let wanted = match kind {
+        "ClusterIP" => 1,
+        "NodePort" => 2,
+        "LoadBalancer" => 3,
+        _ => 0,
+    };
+    ensure!(found.len() == wanted, "the API server has made something else of it: {web}");
+    Ok(found)
+}
+
+#[test]
+fn every_type_turns_into_every_other_type_and_leaves_nothing_behind() -> Result<()> {
+    let stage = Stage::new()?;
+    let [red, green, _] = &stage.pods;
+    let pods = [red, green];
+    stage.apply(&service("web", json!({"ports": [port("http", "TCP", 80)]})))?;
+    stage.api.apply_all(&stage.slices("web", "http", &pods))?;
+    stage.settle("ClusterIP")?;
+    let mut before = answers_at(&stage, "ClusterIP")?;
+    // Five is prime: each stride passes all types and comes back.
+    for stride in 1..TYPES.len() {
+        for step in 0..TYPES.len() {
+            let [from, to] = [step, step + 1].map(|step| TYPES[step * stride % TYPES.len()]);
+            turn_into(&stage, from, to)?;
+            stage.settle(&format!("{from} to {to}"))?;
+            let now = answers_at(&stage, to)?;
+            for address in &now {
+                stage.reaches(*address, &pods).with_context(|| format!("{from} to {to}"))?;
+            }
+            for gone in before.iter().filter(|address| !now.contains(address)) {
+                let is_nodes = gone.ip() == IpAddr::from(stage.node.host().v4());
+                let error = if is_nodes { "ECONNREFUSED" } else { "TIMEOUT" };
+                stage.fails(*gone, error).with_context(|| format!("{from} to {to}"))?;
+            }
+            before = now;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_service_changes_its_type_and_its_families() -> Result<()> {
     let stage = Stage::new()?;
