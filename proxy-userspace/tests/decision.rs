@@ -349,6 +349,67 @@ fn affinity_binds_a_namespace_to_a_backend_for_all_of_a_services_frontends() {
 }
 
 #[test]
+fn affinity_lasts_for_as_long_as_its_timeout_says_from_one_second_to_a_day() {
+    for seconds in [1, 86_400] {
+        let maps = maps(&[(0..100, seconds)]);
+        let connect = |draw: u32, at: u64| {
+            let socket = Socket::new(1, u64::from(draw));
+            socket.random.set(draw.wrapping_mul(0x9e37_79b9));
+            socket.now.set(at);
+            target(decision::connect(&maps, &socket, &to(VIP0, 80, protocol::TCP)))
+        };
+        let timeout = u64::from(seconds) * SECOND;
+        let first = connect(1, SECOND);
+        assert_eq!(connect(2, SECOND + timeout - 1), first, "a nanosecond before {seconds} s are over");
+        assert_ne!(
+            connect(3, SECOND + timeout - 1 + timeout),
+            first,
+            "{seconds} s after the last connection"
+        );
+    }
+}
+
+#[test]
+fn a_changed_timeout_counts_at_once_also_for_clients_that_came_before() {
+    let mut maps = maps(&[(0..100, 10)]);
+    let connect = |maps: &Maps, draw: u32, at: u64| {
+        let socket = Socket::new(1, u64::from(draw));
+        socket.random.set(draw.wrapping_mul(0x9e37_79b9));
+        socket.now.set(at * SECOND);
+        target(decision::connect(maps, &socket, &to(VIP0, 80, protocol::TCP)))
+    };
+    let first = connect(&maps, 1, 1);
+    maps.services[0].traits = Traits::new(1000).0;
+    assert_eq!(connect(&maps, 2, 500), first, "longer");
+    maps.services[0].traits = Traits::new(5).0;
+    assert_ne!(connect(&maps, 3, 506), first, "shorter");
+}
+
+#[test]
+fn without_affinity_nothing_is_remembered_and_what_was_remembered_does_not_count() {
+    let mut maps = maps(&[(0..100, 10)]);
+    let connect = |maps: &Maps, draw: u32| {
+        let socket = Socket::new(1, u64::from(draw));
+        socket.random.set(draw.wrapping_mul(0x9e37_79b9));
+        target(decision::connect(maps, &socket, &to(VIP0, 80, protocol::TCP)))
+    };
+    let first = connect(&maps, 1);
+    maps.services[0].traits = Traits::new(0).0;
+    let free: BTreeSet<_> = (2..40).map(|draw| connect(&maps, draw)).collect();
+    assert!(free.len() > 10, "{} backends in 38 connections", free.len());
+    maps.affinity.borrow_mut().clear();
+    connect(&maps, 50);
+    assert!(maps.affinity.borrow().is_empty());
+    maps.services[0].traits = Traits::new(10).0;
+    let second = connect(&maps, 51);
+    assert_ne!(second, first, "the dice of the 51st");
+    assert!(
+        (52..80).all(|draw| connect(&maps, draw) == second),
+        "turned on, it binds from the next connection on"
+    );
+}
+
+#[test]
 fn affinity_leaves_a_backend_that_is_gone_and_stays_with_the_next() {
     let mut maps = maps(&[(0..3, 100)]);
     let vip = to(VIP0, 80, protocol::TCP);

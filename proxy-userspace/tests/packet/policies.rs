@@ -215,3 +215,24 @@ fn affinity_binds_an_address_to_a_backend_whichever_frontend_it_asks() {
         .collect();
     assert_eq!(later.len(), 5, "after a pause it is a client like any other");
 }
+
+/// kube-proxy remembers a client at each endpoint that it has had; we remember the last one, which serves under both
+/// policies as soon as it is a local one.
+#[test]
+fn a_client_that_comes_under_both_policies_settles_at_one_local_backend() {
+    let all = [pod(6), pod(7), pod(8), remote(6), remote(7), remote(8)];
+    let mut network = Network::roomy();
+    network.publish(&all, |sets| sets.with_external_local(true));
+    network.keep_clients_for(10);
+    let connect =
+        |port: u16, frontend| network.ask(tuple(outside(1), port, frontend, protocol::TCP), SYN).destination;
+    // By the ClusterIP it may get any; by the NodePort a local one only.
+    connect(4998, (CLUSTER_IP, PORT));
+    let local = connect(4999, (NODE, NODE_PORT));
+    assert!(all[..3].contains(&local), "{local}");
+    for port in 5000..5030 {
+        for frontend in FRONTENDS {
+            assert_eq!(connect(port, frontend), local, "{frontend:?}");
+        }
+    }
+}

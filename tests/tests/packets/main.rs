@@ -4,11 +4,13 @@
 //! One test at a time: some measure what a whole node does.
 
 mod admission;
+mod affinity;
 mod answers;
 mod crafted;
 mod datagrams;
 mod inside;
 mod large;
+mod matrix;
 mod outside;
 mod paths;
 mod refusals;

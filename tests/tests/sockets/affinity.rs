@@ -1,10 +1,11 @@
 //! ClientIP affinity: a pod keeps its backend, for as long as its connections keep coming.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use kubeshunt_tests::Station;
+use kubeshunt_tests::cluster::{EXTERNAL, INGRESS};
 use kubeshunt_tests::manifests::Port;
 use kubeshunt_tests::protocol::Target;
 use kubeshunt_tests::stage::{self, PATIENCE, PORT, Stage, TARGET_PORT, at4, at6};
@@ -64,12 +65,25 @@ fn pods_keep_backends_of_their_own() -> Result<()> {
 }
 
 #[test]
+fn all_processes_of_the_node_are_one_client() -> Result<()> {
+    let stage = sticky(4, LONG)?;
+    let (host, target) = (stage.node.host(), Target::tcp(at4(1)));
+    let first = only(host, &target, 10);
+    // That ten others all agree by chance is one in a million.
+    for index in 0..10 {
+        let report = host.another_probe(&format!("process-{index}"))?.ask(&target, 3, 1)?;
+        assert_eq!(report.answered.into_keys().collect::<Vec<_>>(), [first.clone()]);
+    }
+    Ok(())
+}
+
+#[test]
 fn frontends_of_one_service_port_share_affinity() -> Result<()> {
     let mut stage = Stage::new(4)?;
-    let external = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
     let service = stage::service("web", 1)
         .port(Port::tcp(81).named("other").target(TARGET_PORT).node_port(30081))
-        .external_ip(external)
+        .external_ip(EXTERNAL[0])
+        .load_balancer(INGRESS[0])
         .affinity(LONG);
     let slice = |name: &str, stage: &Stage| {
         kubeshunt_tests::manifests::EndpointSlice::v4("web")
@@ -79,13 +93,14 @@ fn frontends_of_one_service_port_share_affinity() -> Result<()> {
     };
     stage.folder.write("web", &[&service, &slice("one", &stage)])?;
     stage.start()?;
-    // Eight pods: that all agree by chance over three frontends is one in 2^32.
+    // Eight pods: that all agree by chance over four frontends is one in 2^48.
     for index in 0..8 {
         let pod = stage.node.pod(&format!("pod-{index}"))?;
         let there = [
             SocketAddr::new(stage::vip4(1), 81),
             stage.node.host().at4(30081),
-            SocketAddr::new(external, 81),
+            SocketAddr::new(EXTERNAL[0], 81),
+            SocketAddr::new(INGRESS[0], 81),
         ];
         let servers: Vec<_> = there.iter().map(|to| only(&pod, &Target::tcp(*to), 3)).collect();
         assert!(servers.iter().all(|server| *server == servers[0]), "{there:?} went to {servers:?}");

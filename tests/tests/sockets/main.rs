@@ -2,6 +2,7 @@
 
 mod affinity;
 mod datagrams;
+mod edges;
 mod frontends;
 mod isolation;
 mod refusals;
