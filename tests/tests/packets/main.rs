@@ -6,6 +6,7 @@
 mod admission;
 mod affinity;
 mod answers;
+mod changes;
 mod crafted;
 mod datagrams;
 mod inside;

@@ -72,7 +72,7 @@ fn all_processes_of_the_node_are_one_client() -> Result<()> {
     // That ten others all agree by chance is one in a million.
     for index in 0..10 {
         let report = host.another_probe(&format!("process-{index}"))?.ask(&target, 3, 1)?;
-        assert_eq!(report.answered.into_keys().collect::<Vec<_>>(), [first.clone()]);
+        assert_eq!(report.answered.keys().collect::<Vec<_>>(), [&first]);
     }
     Ok(())
 }

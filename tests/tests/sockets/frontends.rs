@@ -137,6 +137,20 @@ fn a_pods_loopback_is_its_own() -> Result<()> {
     Ok(())
 }
 
+/// A hostPort of a CNI, say, at 127.0.0.1, or a server of the node's own.
+#[test]
+fn loopback_ports_that_no_service_has_are_left_to_who_listens_there() -> Result<()> {
+    let stage = everywhere()?;
+    let host = stage.node.host();
+    for ip in LOOPBACK {
+        let there = SocketAddr::new(ip, NODE_PORT + 1);
+        host.probe().serve(protocol::Service::Tcp, there)?;
+        host.probe().serve(protocol::Service::Udp, there)?;
+        assert_reaches(host, there, "node-a")?;
+    }
+    Ok(())
+}
+
 #[test]
 fn node_ports_of_other_nodes_are_left_to_them() -> Result<()> {
     let stage = everywhere()?;
