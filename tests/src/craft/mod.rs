@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use socket2::{SockAddr, Socket};
 
 pub use self::fragments::fragments;
-pub use self::packets::{Flow, datagram, sctp_init, syn};
+pub use self::packets::{Flow, datagram, sctp_init, segment, syn};
 use crate::link::Mac;
 use crate::sniffer::capture;
 use crate::stage::PATIENCE;

@@ -57,13 +57,28 @@ fn header(flow: Flow, protocol: IpNumber, length: usize) -> Result<IpHeaders> {
 /// # Errors
 /// When the families differ.
 pub fn syn(flow: Flow, sequence: u32) -> Result<Vec<u8>> {
-    let mut tcp = TcpHeader::new(flow.from.port(), flow.to.port(), sequence, 65_000);
-    tcp.syn = true;
-    tcp.checksum = match header(flow, IpNumber::TCP, usize::from(tcp.header_len_u16()))? {
-        IpHeaders::Ipv4(ip, _) => tcp.calc_checksum_ipv4(&ip, &[])?,
-        IpHeaders::Ipv6(ip, _) => tcp.calc_checksum_ipv6(&ip, &[])?,
+    let mut header = TcpHeader::new(flow.from.port(), flow.to.port(), sequence, 65_000);
+    header.syn = true;
+    tcp(flow, header, &[])
+}
+
+/// A piece of a TCP connection.
+///
+/// # Errors
+/// When the families differ, or it would be too large.
+pub fn segment(flow: Flow, sequence: u32, payload: &[u8]) -> Result<Vec<u8>> {
+    let mut header = TcpHeader::new(flow.from.port(), flow.to.port(), sequence, 65_000);
+    header.ack = true;
+    tcp(flow, header, payload)
+}
+
+fn tcp(flow: Flow, mut tcp: TcpHeader, payload: &[u8]) -> Result<Vec<u8>> {
+    let length = usize::from(tcp.header_len_u16()) + payload.len();
+    tcp.checksum = match header(flow, IpNumber::TCP, length)? {
+        IpHeaders::Ipv4(ip, _) => tcp.calc_checksum_ipv4(&ip, payload)?,
+        IpHeaders::Ipv6(ip, _) => tcp.calc_checksum_ipv6(&ip, payload)?,
     };
-    ip(flow, IpNumber::TCP, &tcp.to_bytes())
+    ip(flow, IpNumber::TCP, &[&tcp.to_bytes()[..], payload].concat())
 }
 
 /// A UDP header and its payload, without IP.
