@@ -1,5 +1,6 @@
 //! The checks of the source itself. Each counts as one test.
 
+mod citations;
 mod purity;
 mod tree;
 
@@ -16,6 +17,7 @@ const CHECKS: &[Check] = &[
     ("pure stages do no I/O", purity::check),
     ("every crate but the BPF programs inherits the workspace's lints", tree::lints_inherited),
     ("files are named by their noun", tree::names),
+    ("the tests that documents name exist", citations::check),
 ];
 
 /// Runs all checks and says what each has found.
