@@ -12,7 +12,7 @@ use kubeshunt_tests::protocol::Target;
 use kubeshunt_tests::stage::{PORT, TARGET_PORT, at4, at6, vip4, vip6};
 use kubeshunt_tests::{Cluster, Station};
 
-use crate::answers::{is_refused, reaches};
+use crate::answers::{ask, is_refused, reaches};
 use crate::outside;
 use crate::settings::{Setting, in_every_setting};
 
@@ -159,16 +159,26 @@ fn row(cluster: &Cluster, endpoints: Endpoints, client: &Client<'_>, signs: &str
 fn meets(endpoints: Endpoints, client: &Client<'_>, to: SocketAddr, fate: Fate, what: &str) -> Result<()> {
     let [here, elsewhere] = &client.seen;
     match fate {
-        Fate::Everywhere if endpoints == Endpoints::HereAndElsewhere => {
-            let either = here.union(elsewhere).copied().collect();
-            reaches(client.station, to, &["backend-0", "backend-1"], &either, what)
-        }
+        Fate::Everywhere if endpoints == Endpoints::HereAndElsewhere => reaches_both(client, to, what),
         Fate::Everywhere => reaches(client.station, to, &["backend-1"], elsewhere, what),
         Fate::Here => reaches(client.station, to, &["backend-0"], here, what),
         Fate::Refused => is_refused(client.station, to, what),
         Fate::Dropped => is_dropped(client, to, what),
         Fate::NotAsked => Ok(()),
     }
+}
+
+/// Wants both endpoints to answer, and each to see what it should.
+fn reaches_both(client: &Client<'_>, to: SocketAddr, what: &str) -> Result<()> {
+    let either = client.seen[0].union(&client.seen[1]).copied().collect();
+    for report in ask(client.station, to, 30, what)? {
+        assert_eq!(report.answered.keys().collect::<Vec<_>>(), ["backend-0", "backend-1"], "{what}");
+        assert!(report.seen_as.is_subset(&either), "{what}: seen as {:?}, not {either:?}", report.seen_as);
+        for seen in &client.seen {
+            assert!(!report.seen_as.is_disjoint(seen), "{what}: seen as {:?} only", report.seen_as);
+        }
+    }
+    Ok(())
 }
 
 /// By packet nobody answers; at a socket the call says at once that there is no way.
