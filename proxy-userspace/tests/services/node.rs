@@ -24,6 +24,8 @@ pub(crate) struct Row {
     policies: (bool, bool),
     any_endpoint: bool,
     traits: Traits,
+    /// The clients that a load-balancer address admits, if not all.
+    admitted: BTreeSet<String>,
 }
 
 /// By `ADDRESS:PORT/PROTOCOL`.
@@ -70,8 +72,8 @@ impl Node {
 
     /// What the maps say.
     pub(crate) fn view(&self) -> View {
-        let row = |service: u32, kind: u32| {
-            let service = self.maps.services[service as usize];
+        let row = |id: u32, kind: u32| {
+            let service = self.maps.services[id as usize];
             let sets = Sets(service.sets);
             Row {
                 kind: match kind {
@@ -86,10 +88,16 @@ impl Node {
                 policies: (sets.internal_local(), sets.external_local()),
                 any_endpoint: sets.any_endpoint(),
                 traits: Traits(service.traits),
+                admitted: self.admitted(id),
             }
         };
         let frontends = self.maps.frontends.iter();
         frontends.map(|(key, frontend)| (show(key), row(frontend.service, frontend.kind))).collect()
+    }
+
+    fn admitted(&self, service: u32) -> BTreeSet<String> {
+        let own = self.maps.sources.iter().filter(|range| range.service == service);
+        own.map(|range| format!("{}/{}", range.address, range.length)).collect()
     }
 
     fn set(&self, range: Range) -> BTreeSet<String> {

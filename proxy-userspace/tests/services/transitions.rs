@@ -118,6 +118,21 @@ fn states() -> Vec<State> {
             ],
         ),
         state(
+            "LoadBalancer for some clients",
+            balanced(
+                json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24", "fd00:2::/64"]}),
+                vips.clone(),
+            ),
+            &[
+                "10.96.0.1, whatever port",
+                "10.96.0.1:80/TCP",
+                "203.0.113.1:80/TCP",
+                "[2001:db8::1]:80/TCP",
+                "[fd00::1]:80/TCP",
+                "fd00::1, whatever port",
+            ],
+        ),
+        state(
             "LoadBalancer without node ports",
             balanced(json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false}), vips.clone()),
             &[
