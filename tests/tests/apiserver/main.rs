@@ -5,6 +5,7 @@
 //! service account of `deploy/rbac.yaml`, with the rights of that file and no others.
 
 mod awkward;
+mod edges;
 mod expectation;
 mod life;
 mod objects;
