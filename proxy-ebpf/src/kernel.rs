@@ -4,7 +4,8 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_ANY, bpf_sock},
     helpers::generated::{
-        bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie,
+        bpf_ktime_get_ns,
     },
     maps::lpm_trie::Key,
     programs::SockAddrContext,
@@ -14,13 +15,14 @@ use proxy_common::{
     address::Address,
     decision::{Caller, Client, ClientAddress, Tables},
     layout::{
-        Affinity, AffinityKey, Backend, Counter, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey,
-        Sets, Source, Traits, client_kind,
+        self, Affinity, AffinityKey, Backend, Counter, Frontend, FrontendKey, Origin, Revision, Sender,
+        SenderKey, Sets, Source, Traits, client_kind,
     },
 };
 
 use crate::maps::{
-    AFFINITY, BACKENDS, COUNTERS, FRONTENDS, NODE_ADDRESSES, ORIGINS, REVISION, SENDERS, SERVICES, SOURCES,
+    AFFINITY, BACKENDS, COUNTERS, FRONTENDS, LEFT_CGROUPS, LEFT_LEVELS, NODE_ADDRESSES, ORIGINS, REVISION,
+    SENDERS, SERVICES, SOURCES,
 };
 
 /// `TCP_ESTABLISHED`, which a connected UDP socket is in as well (`include/net/tcp_states.h`).
@@ -228,7 +230,35 @@ impl Client for Socket<'_> {
     }
 }
 
+/// Whether the process that calls is in one of the cgroups that are left alone. Most nodes have none.
+#[inline(never)]
+fn is_left_alone() -> bool {
+    let Some(levels) = LEFT_LEVELS.get_ptr(0) else { return false };
+    // SAFETY: the verifier checked the pointer; volatile and 8-byte aligned, so one load.
+    let levels = unsafe { ptr::read_volatile(levels) };
+    if levels == 0 {
+        return false;
+    }
+    let mut level = 0;
+    while level < layout::LEFT_LEVELS {
+        if levels >> level & 1 != 0 {
+            // SAFETY: takes a number, returns a number; 0 where the process is not that deep.
+            let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+            if LEFT_CGROUPS.get_ptr(&id).is_some() {
+                return true;
+            }
+        }
+        level += 1;
+    }
+    false
+}
+
 impl Caller for Socket<'_> {
+    #[inline(always)]
+    fn is_left_to_packets(&self) -> bool {
+        is_left_alone()
+    }
+
     #[inline(always)]
     fn in_host_namespace(&self) -> bool {
         // SAFETY: a reference to a static is valid and aligned.

@@ -44,6 +44,12 @@ pub static AFFINITY: LruHashMap<AffinityKey, Affinity, { layout::AFFINITY_ROWS a
     LruHashMap::new();
 
 #[btf_map]
+pub static LEFT_CGROUPS: HashMap<u64, u32, { layout::LEFT_CGROUPS as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub static LEFT_LEVELS: Array<u64, 1, MMAPABLE> = Array::new();
+
+#[btf_map]
 pub static ORIGINS: SkStorage<Origin> = SkStorage::new();
 
 #[btf_map]

@@ -102,6 +102,20 @@ impl Cluster {
     /// When it cannot be made, or kubeshunt does not find it.
     pub fn bypassing_pod(&self, node: usize, name: &str) -> Result<Station> {
         let pod = self.nodes[node].bypassing_pod(name)?;
+        self.await_programs(node, pod)
+    }
+
+    /// Adds a pod with a cgroup named as the kubelet names it after this uid.
+    ///
+    /// # Errors
+    /// When it cannot be made, or kubeshunt does not find it.
+    pub fn pod_with_uid(&self, node: usize, name: &str, uid: &str) -> Result<Station> {
+        let pod = self.nodes[node].pod_with_uid(name, uid)?;
+        self.await_programs(node, pod)
+    }
+
+    /// Waits until the pod's device has programs, if there is a kubeshunt to attach them.
+    fn await_programs(&self, node: usize, pod: Station) -> Result<Station> {
         pod.offload(false)?;
         if let (Some(port), false) = (pod.port(), self.kubeshunts.is_empty()) {
             let is_attached =

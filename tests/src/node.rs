@@ -82,6 +82,14 @@ impl Node {
         self.pod_in(name, self.cgroup().child(&format!("pod-{name}"))?)
     }
 
+    /// The same, with a cgroup named as the kubelet names it after this uid.
+    ///
+    /// # Errors
+    /// See [`Node::pod`].
+    pub fn pod_with_uid(&self, name: &str, uid: &str) -> Result<Station> {
+        self.pod_in(name, self.cgroup().child(&format!("pod{uid}"))?)
+    }
+
     /// Adds a pod whose processes are outside the node's cgroup, so that no socket hook sees them: as the
     /// sockets of a sandbox with a network stack of its own look to the node.
     ///

@@ -11,6 +11,10 @@ pub fn connect(tables: &impl Tables, caller: &impl Caller, destination: &Destina
         caller.forget_origin();
         return Outcome::Pass;
     };
+    if caller.is_left_to_packets() {
+        caller.forget_origin();
+        return Outcome::Pass;
+    }
     let chosen = match choice::choose(tables, caller, &frontend, caller.random()) {
         Ok(chosen) => chosen,
         Err(other) => {

@@ -26,6 +26,9 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
         return (Outcome::Translate(origin.backend, origin.backend_port), false);
     }
     let Some(frontend) = frontend::find(tables, caller, destination) else { return (Outcome::Pass, false) };
+    if caller.is_left_to_packets() {
+        return (Outcome::Pass, false);
+    }
 
     // The backend it had, if the service still has it; else a choice that depends on the socket alone, so
     // that a socket which alternates between two services does not wander.

@@ -88,6 +88,8 @@ pub enum ClientAddress {
 
 /// The socket that asks, and its surroundings.
 pub trait Caller: Client {
+    /// Whether the socket's pod wants to be left alone: its packets are translated instead.
+    fn is_left_to_packets(&self) -> bool;
     /// Whether the socket lives in the host's network namespace.
     fn in_host_namespace(&self) -> bool;
     /// The socket's own cookie.

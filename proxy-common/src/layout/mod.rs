@@ -55,6 +55,11 @@ pub mod map {
     pub const SOURCES: &str = "SOURCES";
     /// [`super::AffinityKey`] → [`super::Affinity`], an LRU hash written by the programs.
     pub const AFFINITY: &str = "AFFINITY";
+    /// cgroup id → its level below the root, a hash: pods whose sockets are left alone, because their packets are to be
+    /// translated instead.
+    pub const LEFT_CGROUPS: &str = "LEFT_CGROUPS";
+    /// One u64 with a bit set for each level in [`LEFT_CGROUPS`], an array the controller maps into its memory.
+    pub const LEFT_LEVELS: &str = "LEFT_LEVELS";
     /// Socket → [`super::Origin`], socket storage written by the programs.
     pub const ORIGINS: &str = "ORIGINS";
     /// [`super::SenderKey`] → [`super::Sender`], an LRU hash written by the programs.
@@ -143,6 +148,10 @@ pub const DEFAULT_BACKENDS: u32 = 524_288;
 pub const NODE_ADDRESSES: u32 = 4_096;
 /// Capacity of [`map::SOURCES`].
 pub const SOURCES: u32 = 131_072;
+/// Capacity of [`map::LEFT_CGROUPS`].
+pub const LEFT_CGROUPS: u32 = 4_096;
+/// One more than the deepest level of a cgroup that can be left alone.
+pub const LEFT_LEVELS: u32 = 16;
 /// Capacity of [`map::DEVICES`].
 pub const DEVICES: u32 = 4_096;
 /// Default capacity of [`map::FLOWS`]; [`map::ARRIVALS`] has twice as many, because a masqueraded flow has two.

@@ -214,6 +214,34 @@ wire! {
         addresses: Vec<NodeAddress>,
     }
 
+    /// `v1/Pod`.
+    struct Pod {
+        /// Identity and annotations.
+        metadata: PodMetadata,
+        /// What is asked for.
+        spec: PodSpec,
+    }
+
+    /// `metadata` of a Pod.
+    struct PodMetadata {
+        /// Name.
+        name: String,
+        /// Namespace.
+        namespace: String,
+        /// Unique over time.
+        uid: String,
+        /// Annotations: some are for us.
+        annotations: BTreeMap<String, String>,
+    }
+
+    /// `spec` of a Pod.
+    struct PodSpec {
+        /// Where it runs.
+        node_name: String,
+        /// How it runs.
+        runtime_class_name: Option<String>,
+    }
+
     /// `networking.k8s.io/v1 ServiceCIDR`.
     struct ServiceCidr {
         /// Identity.

@@ -33,6 +33,8 @@ pub enum Object {
     EndpointSlice(Box<api::EndpointSlice>),
     /// A Node.
     Node(Box<api::Node>),
+    /// A Pod.
+    Pod(Box<api::Pod>),
     /// A ServiceCIDR.
     ServiceCidr(Box<api::ServiceCidr>),
     /// An object that exists but could not be decoded. In a list it keeps its last good version from being
@@ -48,6 +50,7 @@ impl Object {
             Self::Service(service) => (Kind::Service, &service.metadata),
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.metadata),
             Self::Node(node) => (Kind::Node, &node.metadata),
+            Self::Pod(pod) => return ObjectRef::new(Kind::Pod, &pod.metadata.namespace, &pod.metadata.name),
             Self::ServiceCidr(cidr) => (Kind::ServiceCidr, &cidr.metadata),
             Self::Unreadable(reject) => return reject.object.clone(),
         };
@@ -64,6 +67,8 @@ pub enum Kind {
     EndpointSlice,
     /// `v1/Node`
     Node,
+    /// `v1/Pod`
+    Pod,
     /// `networking.k8s.io/v1/ServiceCIDR`
     ServiceCidr,
     /// A manifest file, or a document in one, of which no object is known. Only ever rejected.
@@ -76,6 +81,7 @@ impl fmt::Display for Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::Pod => "Pod",
             Self::ServiceCidr => "ServiceCIDR",
             Self::Manifest => "manifest",
         })

@@ -25,7 +25,7 @@ use ipnet::IpNet;
 
 use self::change::{Change, Kind, Object, ObjectRef};
 use self::ingest::{Backends, Hints, Parsed};
-use self::model::{Endpoint, Family, NodeInfo, Service, ServiceName, ServicePort};
+use self::model::{Endpoint, Family, NodeInfo, Pod, Service, ServiceName, ServicePort};
 use self::reject::{Problem, Reject};
 
 /// Everything known of the cluster.
@@ -42,6 +42,8 @@ pub struct Cluster {
     /// How many hints there may be before the unused ones are looked for.
     hints_limit: usize,
     dirty: BTreeSet<ServiceName>,
+    /// This node's pods, by namespace and name.
+    pods: BTreeMap<(Box<str>, Box<str>), Pod>,
     /// Where cluster IPs are taken from, by the ServiceCIDR that says so.
     service_cidrs: BTreeMap<Box<str>, Vec<IpNet>>,
     /// Whether the source could read everything.
@@ -50,6 +52,7 @@ pub struct Cluster {
     unknown: BTreeSet<ObjectRef>,
     listed_services: bool,
     listed_slices: bool,
+    listed_pods: bool,
     counts: Counts,
 }
 
@@ -85,11 +88,13 @@ impl Cluster {
             hints: HashSet::new(),
             hints_limit: FIRST_HINTS_LIMIT,
             dirty: BTreeSet::new(),
+            pods: BTreeMap::new(),
             service_cidrs: BTreeMap::new(),
             whole: true,
             unknown: BTreeSet::new(),
             listed_services: false,
             listed_slices: false,
+            listed_pods: false,
             counts: Counts::default(),
         }
     }
@@ -178,6 +183,12 @@ impl Cluster {
         &self.node
     }
 
+    /// This node's pods; `None` before they have been listed, which nobody waits for.
+    #[must_use]
+    pub fn pods(&self) -> Option<impl Iterator<Item = &Pod>> {
+        self.listed_pods.then(|| self.pods.values())
+    }
+
     /// Where cluster IPs are taken from, as far as ServiceCIDRs say so.
     #[must_use]
     pub fn service_cidrs(&self) -> BTreeSet<IpNet> {
@@ -211,6 +222,10 @@ impl Cluster {
                     known.filter(|(namespace, name)| is_gone(namespace, name)).cloned().collect();
                 gone.iter().for_each(|(namespace, name)| self.remove_slice(namespace, name));
                 self.listed_slices = true;
+            }
+            Kind::Pod => {
+                self.pods.retain(|(namespace, name), _| !is_gone(namespace, name));
+                self.listed_pods = true;
             }
             Kind::ServiceCidr => self.service_cidrs.retain(|name, _| !is_gone("", name)),
             // The only Node that matters is this one, which is here; its last known state is better than none.
@@ -263,6 +278,14 @@ impl Cluster {
                 rejects
             }
             Object::Node(_) => Vec::new(),
+            Object::Pod(object) => {
+                let key = (reference.namespace, reference.name);
+                match ingest::pod(object, &self.node.name).value() {
+                    Some(pod) => drop(self.pods.insert(key, pod)),
+                    None => drop(self.pods.remove(&key)),
+                }
+                Vec::new()
+            }
             Object::ServiceCidr(object) => {
                 let (cidrs, rejects) = ingest::service_cidr(object);
                 self.service_cidrs.insert(reference.name, cidrs);
@@ -285,7 +308,7 @@ impl Cluster {
             Kind::EndpointSlice => {
                 self.filed_under.contains_key(&(object.namespace.clone(), object.name.clone()))
             }
-            Kind::Node | Kind::ServiceCidr | Kind::Manifest => true,
+            Kind::Node | Kind::Pod | Kind::ServiceCidr | Kind::Manifest => true,
         };
         if unusable && !is_known {
             self.unknown.insert(object.clone());
@@ -302,6 +325,7 @@ impl Cluster {
                 self.set_service(&name, None);
             }
             Kind::EndpointSlice => self.remove_slice(&object.namespace, &object.name),
+            Kind::Pod => drop(self.pods.remove(&(object.namespace.clone(), object.name.clone()))),
             Kind::ServiceCidr => drop(self.service_cidrs.remove(&object.name)),
             Kind::Node | Kind::Manifest => {}
         }

@@ -160,3 +160,14 @@ pub struct NodeInfo {
     /// The ranges that its pods' addresses are taken from.
     pub pod_cidrs: BTreeSet<IpNet>,
 }
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// What its cgroup is named after.
+    pub uid: Box<str>,
+    /// `spec.runtimeClassName`.
+    pub runtime_class: Option<Box<str>>,
+    /// Its annotation says that its sockets are to be left alone.
+    pub is_for_packets: bool,
+}

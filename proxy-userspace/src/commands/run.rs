@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    controller::{Controller, Hears, status::Status, sweep},
+    controller::{Chosen, Controller, Hears, status::Status, sweep},
     datapath::{
         counters::Counters,
         flows::{FlowMaps, sweep::Judge},
@@ -70,8 +70,12 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let judge = Judge { timeouts: args.flows.timeouts(), ports: settings.packets.ports };
     let (serves, served) = std::sync::mpsc::channel();
     let (asks, checks) = watch::channel(Checks::new());
-    let hears = Hears { served: serves, checks: asks };
-    let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, node_ports)?;
+    let (leaves, left) = watch::channel(None);
+    let hears = Hears { served: serves, checks: asks, left: leaves };
+    let left = host::cgroups::follow(settings.cgroup_root.clone(), left)?;
+    let by_packets = args.packets.pods_by_packets.clone();
+    let chosen = Chosen { node_ports, by_packets };
+    let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, chosen)?;
     let counters = controller.datapath().counters()?;
     let flows = FlowMaps::open(&pins)?;
     let (sender, changes) = mpsc::channel(QUEUE);
@@ -81,7 +85,8 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
             None => {
                 let access =
                     AccessSettings { kubeconfig: args.kubeconfig.clone(), master: args.master.clone() };
-                Kubernetes::new(access, &node).run(sender).await
+                let source = Kubernetes::new(access, &node);
+                source.following_pods(!args.packets.pods_by_packets.is_empty()).run(sender).await
             }
         }
     };
@@ -89,7 +94,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     tokio::select! {
         result = source => result.context("the source of Services ended"),
-        result = controller.run(changes, addresses, devices) => result,
+        result = controller.run(changes, addresses, devices, left) => result,
         result = serve::health(args.healthz_bind_address, Arc::clone(&status)) => result,
         result = serve::metrics(args.metrics_bind_address, Arc::clone(&status)) => result,
         result = serve::balancers::run(checks, Arc::clone(&status)) => result,

@@ -40,10 +40,13 @@ use crate::{
     },
     datapath::{self, Datapath, flows::settings::Pods, kernel},
     flows::stale::Served,
-    host::devices::Devices,
+    host::{
+        cgroups::{self, Cgroups},
+        devices::Devices,
+    },
     plan::{self, Extent, Plan, Planner, Problem},
     tables::{
-        self,
+        self, by_packets,
         checks::{self, Checks},
         node_ports, ranges,
     },
@@ -80,8 +83,7 @@ pub struct Controller {
     service_cidrs: BTreeSet<IpNet>,
     /// Those that the Node object names.
     named: Vec<IpAddr>,
-    /// On which of them NodePorts answer, as chosen.
-    node_ports: node_ports::Choice,
+    chosen: Chosen,
     /// On which of them NodePorts answer.
     node: Arc<BTreeSet<Address>>,
 }
@@ -92,6 +94,16 @@ pub struct Hears {
     pub served: Sender<Served>,
     /// What load balancers are to be told.
     pub checks: watch::Sender<Checks>,
+    /// Which pods' sockets are to be left alone.
+    pub left: watch::Sender<cgroups::Wanted>,
+}
+
+/// What the user has chosen, of what depends on objects.
+pub struct Chosen {
+    /// Where NodePorts answer.
+    pub node_ports: node_ports::Choice,
+    /// Which pods' sockets are to be left alone.
+    pub by_packets: Vec<by_packets::Kind>,
 }
 
 impl Controller {
@@ -104,7 +116,7 @@ impl Controller {
         node_name: &str,
         status: Arc<Status>,
         hears: Hears,
-        node_ports: node_ports::Choice,
+        chosen: Chosen,
     ) -> Result<Self> {
         let datapath = Datapath::open(&settings)?;
         let observed = datapath.observe()?;
@@ -139,7 +151,7 @@ impl Controller {
             own: BTreeSet::new(),
             service_cidrs: BTreeSet::new(),
             named: Vec::new(),
-            node_ports,
+            chosen,
             node: Arc::default(),
         })
     }
@@ -158,6 +170,7 @@ impl Controller {
         mut changes: mpsc::Receiver<Change>,
         mut addresses: watch::Receiver<BTreeSet<Address>>,
         devices: Option<watch::Receiver<Devices>>,
+        mut left: watch::Receiver<Option<Cgroups>>,
     ) -> Result<()> {
         let mut devices = DeviceWatch::new(devices);
         let mut grace: Option<JoinHandle<Result<()>>> = None;
@@ -190,6 +203,13 @@ impl Controller {
                     self.node_addresses()?;
                     false
                 }
+                changed = left.changed() => {
+                    changed.context("the watch on pods' cgroups ended")?;
+                    if let Some(cgroups) = &*left.borrow_and_update() {
+                        self.datapath.leave_alone(cgroups)?;
+                    }
+                    false
+                }
                 due = devices.due() => {
                     due?;
                     devices.bring_in_line(&mut self.datapath, &self.status).await;
@@ -204,6 +224,7 @@ impl Controller {
                     }
                     self.follow_node()?;
                     self.follow_service_cidrs()?;
+                    self.follow_pods();
                     true
                 }
             };
@@ -349,6 +370,19 @@ impl Controller {
         self.unplaced = plan.unplaced;
     }
 
+    /// Says which pods' sockets are to be left alone, as soon as that is known.
+    fn follow_pods(&self) {
+        let uids = match self.cluster.pods() {
+            _ if self.chosen.by_packets.is_empty() => Some(BTreeSet::new()),
+            pods => pods.map(|pods| by_packets::uids(pods, &self.chosen.by_packets)),
+        };
+        self.hears.left.send_if_modified(|known| {
+            let differs = *known != uids;
+            *known = uids;
+            differs
+        });
+    }
+
     /// Looks whether ServiceCIDRs say something else than before.
     fn follow_service_cidrs(&mut self) -> Result<()> {
         let found = self.cluster.service_cidrs();
@@ -374,7 +408,9 @@ impl Controller {
         if self.settings.packets.pods == Pods::ByNode && !pods.is_empty() {
             self.datapath.set_pod_cidrs(&ranges::with(&ranges::NONE, pods).0)?;
         }
-        if self.node_ports == node_ports::Choice::Primary && self.named != self.cluster.node().addresses {
+        if self.chosen.node_ports == node_ports::Choice::Primary
+            && self.named != self.cluster.node().addresses
+        {
             self.named.clone_from(&self.cluster.node().addresses);
             return self.node_addresses();
         }
@@ -384,7 +420,7 @@ impl Controller {
     /// Brings what the maps say of the node's addresses in line with what they are, what is chosen of them, and what the
     /// Node object says.
     fn node_addresses(&mut self) -> Result<()> {
-        let wanted = node_ports::addresses(&self.own, &self.node_ports, self.cluster.node());
+        let wanted = node_ports::addresses(&self.own, &self.chosen.node_ports, self.cluster.node());
         let answering = wanted.iter().filter(|(_, is)| **is & node_address::NODE_PORTS != 0);
         self.node = Arc::new(answering.map(|(address, _)| *address).collect());
         let operations = plan::node_addresses(&self.datapath.node_addresses()?, &wanted);

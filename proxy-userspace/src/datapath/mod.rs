@@ -29,7 +29,7 @@ mod object;
 pub mod pins;
 pub mod programs;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{
@@ -38,7 +38,7 @@ use aya::maps::{
 };
 use proxy_common::{
     address::Address,
-    layout::{Backend, Frontend, FrontendKey, Prefix, Revision, Service, Source, map, scope},
+    layout::{Backend, Frontend, FrontendKey, LEFT_CGROUPS, Prefix, Revision, Service, Source, map, scope},
 };
 
 use crate::{
@@ -87,6 +87,8 @@ pub struct Datapath {
     revision: MappedArray<u64>,
     node_addresses: HashMap<MapData, Address, u32>,
     sources: LpmTrie<MapData, Source, u32>,
+    left_cgroups: HashMap<MapData, u64, u32>,
+    left_levels: MappedArray<u64>,
     service_cidrs: MappedArray<Prefix>,
     pod_cidrs: MappedArray<Prefix>,
     vip_cells: Cells,
@@ -119,6 +121,8 @@ impl Datapath {
             revision: MappedArray::of(ebpf, map::REVISION)?,
             node_addresses: contents::map(ebpf, map::NODE_ADDRESSES)?,
             sources: contents::map(ebpf, map::SOURCES)?,
+            left_cgroups: contents::map(ebpf, map::LEFT_CGROUPS)?,
+            left_levels: MappedArray::of(ebpf, map::LEFT_LEVELS)?,
             service_cidrs: MappedArray::of(ebpf, map::SERVICE_CIDRS)?,
             pod_cidrs: MappedArray::of(ebpf, map::POD_CIDRS)?,
             vip_cells: Cells::of(ebpf)?,
@@ -163,6 +167,26 @@ impl Datapath {
     /// When the map is smaller than it should be.
     pub fn set_pod_cidrs(&mut self, cidrs: &Ranges) -> Result<()> {
         if self.pod_cidrs.as_slice() == cidrs { Ok(()) } else { self.pod_cidrs.write(0, cidrs) }
+    }
+
+    /// Leaves alone the sockets of processes in these cgroups, by id and level, and of no others.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or there are too many.
+    pub fn leave_alone(&mut self, wanted: &BTreeMap<u64, u32>) -> Result<()> {
+        let known: BTreeMap<u64, u32> =
+            self.left_cgroups.iter().collect::<Result<_, _>>().context("reading the map of cgroups")?;
+        for (id, level) in wanted.iter().filter(|(id, level)| known.get(id) != Some(level)) {
+            self.left_cgroups.insert(id, level, 0).with_context(|| {
+                format!("no room for the pod of cgroup {id}: there are more than {LEFT_CGROUPS} such")
+            })?;
+        }
+        let levels = wanted.values().fold(0u64, |levels, level| levels | 1 << level);
+        self.left_levels.store(0, 0, levels)?;
+        for id in known.keys().filter(|id| !wanted.contains_key(id)) {
+            absent_is_fine(self.left_cgroups.remove(id))?;
+        }
+        Ok(())
     }
 
     /// Marks what the maps hold already, in case whoever wrote that did not.

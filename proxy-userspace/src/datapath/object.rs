@@ -18,13 +18,15 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kubeshunt.bpf.o"));
 
 /// Maps that outlive the process.
-const PINNED_MAPS: [&str; 11] = [
+const PINNED_MAPS: [&str; 13] = [
     map::FRONTENDS,
     map::SERVICES,
     map::BACKENDS,
     map::REVISION,
     map::NODE_ADDRESSES,
     map::SOURCES,
+    map::LEFT_CGROUPS,
+    map::LEFT_LEVELS,
     map::AFFINITY,
     map::ORIGINS,
     map::SENDERS,

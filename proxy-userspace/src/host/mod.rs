@@ -1,11 +1,13 @@
-//! This node, by netlink: its own addresses, and its network devices.
+//! This node: its own addresses and its network devices, by netlink; and its pods' cgroups.
 //!
 //! - [`addresses`]: on which addresses NodePorts answer;
+//! - [`cgroups`]: where pods' processes are;
 //! - [`devices`]: through which devices packets of Services pass, and what they are.
 //!
-//! Either is followed the same way: a notice of any change is followed by a look at everything.
+//! Addresses and devices are followed the same way: a notice of any change is followed by a look at everything.
 
 pub mod addresses;
+pub mod cgroups;
 pub mod devices;
 
 use std::{future::Future, time::Duration};

@@ -13,8 +13,8 @@
 //! 1. frontends that nobody claims any more are removed;
 //! 2. backends are written to slots nobody reads, and clients admitted who were not;
 //! 3. services are published: one store each, old list or new list;
-//! 4. frontends are put: they lead to published services only;
-//! 5. clients are not admitted any more.
+//! 4. clients are not admitted any more;
+//! 5. frontends are put: they lead to services only as these shall be.
 //!
 //! The words of a service that nothing leads to any more stay as they are: a program that looked its frontend up a
 //! moment ago still finds the backends there. Whoever gets the id next writes them anew.
@@ -538,8 +538,8 @@ impl Draft {
             &mut self.write,
             &mut self.admit,
             &mut self.publish,
-            &mut self.put,
             &mut expel,
+            &mut self.put,
             &mut end,
         ];
         let mut operations = Vec::with_capacity(phases.iter().map(|phase| phase.len()).sum());

@@ -183,6 +183,8 @@ pub struct Socket {
     pub now: Cell<u64>,
     /// Whether the socket lives in the host's network namespace.
     pub host_namespace: Cell<bool>,
+    /// Whether its pod wants to be left alone.
+    pub left_to_packets: Cell<bool>,
     /// The address it is bound to.
     pub bound: Cell<Option<Address>>,
     /// The cookie of its network namespace.
@@ -203,6 +205,7 @@ impl Socket {
             random: Cell::new(0),
             now: Cell::new(0),
             host_namespace: Cell::new(false),
+            left_to_packets: Cell::new(false),
             bound: Cell::new(None),
             namespace: Cell::new(namespace),
             cookie: Cell::new(cookie),
@@ -242,6 +245,10 @@ impl Client for Socket {
 }
 
 impl Caller for Socket {
+    fn is_left_to_packets(&self) -> bool {
+        self.left_to_packets.get()
+    }
+
     fn in_host_namespace(&self) -> bool {
         self.host_namespace.get()
     }

@@ -9,7 +9,7 @@ use crate::{
         Choice,
         choice::{Names, ToPods},
     },
-    tables::ranges::Ranges,
+    tables::{by_packets, ranges::Ranges},
 };
 
 /// The packet path: Services for who does not speak through a socket on this node
@@ -50,6 +50,11 @@ pub struct Packets {
         required_if_eq("detect_local_mode", "InterfaceNamePrefix")
     )]
     pub pod_interface_name_prefix: Option<String>,
+    /// Pods whose sockets are left alone, because their packets are to be translated instead: `annotated` for those with
+    /// the annotation kubeshunt.io/path: packets, runtimeclass/NAME for those of a RuntimeClass; several separated by
+    /// commas. Needs the right to list and watch pods
+    #[arg(long, value_name = "PODS", value_delimiter = ',')]
+    pub pods_by_packets: Vec<by_packets::Kind>,
     /// How programs are attached to devices
     #[arg(long, value_enum, value_name = "HOW", default_value_t = TcAttach::Auto)]
     pub tc_attach: TcAttach,

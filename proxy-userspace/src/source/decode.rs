@@ -47,6 +47,7 @@ pub(super) fn from_text(kind: Kind, text: &str) -> Result<Object, Reject> {
         Kind::Service => typed_text(text).map(Object::Service),
         Kind::EndpointSlice => typed_text(text).map(Object::EndpointSlice),
         Kind::Node => typed_text(text).map(Object::Node),
+        Kind::Pod => typed_text(text).map(Object::Pod),
         Kind::ServiceCidr => typed_text(text).map(Object::ServiceCidr),
         Kind::Manifest => Err((String::new(), "a manifest is not an object".to_owned())),
     }
@@ -63,6 +64,7 @@ pub(super) fn from_value(kind: Kind, value: Value, place: &str) -> Result<Object
         Kind::Service => typed_value(value).map(Object::Service),
         Kind::EndpointSlice => typed_value(value).map(Object::EndpointSlice),
         Kind::Node => typed_value(value).map(Object::Node),
+        Kind::Pod => typed_value(value).map(Object::Pod),
         Kind::ServiceCidr => typed_value(value).map(Object::ServiceCidr),
         Kind::Manifest => Err((String::new(), "a manifest is not an object".to_owned())),
     }

@@ -5,6 +5,7 @@
 //! things lie in the maps is the plan's business.
 
 pub mod admission;
+pub mod by_packets;
 pub mod checks;
 pub mod node_ports;
 pub mod ranges;

@@ -6,6 +6,7 @@
 mod admission;
 mod affinity;
 mod answers;
+mod by_packets;
 mod changes;
 mod crafted;
 mod datagrams;

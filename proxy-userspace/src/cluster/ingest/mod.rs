@@ -8,6 +8,7 @@
 
 mod address;
 mod node;
+mod pod;
 mod service;
 mod service_cidr;
 mod slice;
@@ -17,6 +18,7 @@ use super::model::Protocol;
 use super::reject::{Problem, Reject};
 
 pub use node::node;
+pub use pod::pod;
 pub use service::service;
 pub use service_cidr::service_cidr;
 pub use slice::{Backends, Hints, Slice, SliceEndpoint, SlicePort, slice};

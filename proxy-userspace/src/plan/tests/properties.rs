@@ -105,7 +105,7 @@ fn check_writes(plan: &Plan, read: &BTreeSet<u32>) -> Result<(), TestCaseError> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     /// A sequence of worlds, each planned as changes: after each plan everything is served as it should be, a
     /// second plan is empty, every prefix on the way is servable, and no slot is written that is being read.

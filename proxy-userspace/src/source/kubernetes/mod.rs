@@ -1,7 +1,7 @@
-//! A Kubernetes API server: four watches, with the filters kube-proxy uses.
+//! A Kubernetes API server: four watches, with the filters kube-proxy uses; and one of this node's pods for who wants it.
 //!
 //! Input: the API server, and files with credentials. Output: [`Change`]s. Needs the rights to list and watch
-//! services, endpointslices and nodes, and no others; servicecidrs are followed where the server has them (Kubernetes
+//! services, endpointslices and nodes; servicecidrs are followed where the server has them (Kubernetes
 //! 1.33) and the rights are there.
 //!
 //! Invariants:
@@ -35,6 +35,7 @@ use crate::cluster::change::{Change, Kind};
 pub struct Kubernetes {
     access: AccessSettings,
     node_name: String,
+    follows_pods: bool,
     patience: Patience,
 }
 
@@ -42,7 +43,18 @@ impl Kubernetes {
     /// A source that sees what concerns the node of that name.
     #[must_use]
     pub fn new(access: AccessSettings, node_name: &str) -> Self {
-        Self { access, node_name: node_name.trim().to_lowercase(), patience: Patience::default() }
+        Self {
+            access,
+            node_name: node_name.trim().to_lowercase(),
+            follows_pods: false,
+            patience: Patience::default(),
+        }
+    }
+
+    /// The same with this node's pods.
+    #[must_use]
+    pub fn following_pods(self, follows_pods: bool) -> Self {
+        Self { follows_pods, ..self }
     }
 
     /// Sends the lists, then what changes, until nobody reads any more.
@@ -56,7 +68,7 @@ impl Kubernetes {
         let watch =
             |subject: Subject| Watch::new(subject, &access, &outage, self.patience, changes.clone()).run();
         tokio::select! {
-            ((), (), (), ()) = futures::future::join4(
+            ((), (), (), (), ()) = futures::future::join5(
                 watch(Subject {
                     kind: Kind::Service,
                     path: "/api/v1/services",
@@ -85,6 +97,19 @@ impl Kubernetes {
                     fields: None,
                     without: Some("of ranges of cluster IPs only those in --service-cidr are known"),
                 }),
+                async {
+                    if !self.follows_pods {
+                        return;
+                    }
+                    let pods = Subject {
+                        kind: Kind::Pod,
+                        path: "/api/v1/pods",
+                        labels: None,
+                        fields: Some(format!("spec.nodeName={}", self.node_name)),
+                        without: Some("no pod's sockets are left alone"),
+                    };
+                    watch(pods).await;
+                },
             ) => {}
             () = changes.closed() => {}
         }

@@ -98,6 +98,7 @@ impl Reading {
             ("v1", "Service") => Kind::Service,
             ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
             ("v1", "Node") => Kind::Node,
+            ("v1", "Pod") => Kind::Pod,
             ("networking.k8s.io/v1", "ServiceCIDR") => Kind::ServiceCidr,
             ("", _) | (_, "") => return self.give_up(place, "there is no apiVersion or no kind"),
             _ => {

@@ -140,7 +140,7 @@ pub(super) fn lists(changes: Vec<Change>) -> Vec<Change> {
     for (reference, object) in listed {
         by_kind.entry(reference.kind).or_default().push(object);
     }
-    let kinds = [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice];
+    let kinds = [Kind::Node, Kind::ServiceCidr, Kind::Pod, Kind::Service, Kind::EndpointSlice];
     result.extend(kinds.map(|kind| Change::Listed(kind, by_kind.remove(&kind).unwrap_or_default())));
     result
 }
@@ -156,6 +156,7 @@ fn fingerprint(object: &Object) -> u64 {
         Object::Service(service) => service.hash(&mut hasher),
         Object::EndpointSlice(slice) => slice.hash(&mut hasher),
         Object::Node(node) => node.hash(&mut hasher),
+        Object::Pod(pod) => pod.hash(&mut hasher),
         Object::ServiceCidr(cidr) => cidr.hash(&mut hasher),
         Object::Unreadable(_) => {}
     }

@@ -121,9 +121,10 @@ fn lists_come_from_what_was_sent() {
     }
     let all = lists(changes);
     assert_eq!(told(&all[..2]), ["!", "a.yaml before b.yaml, document 1, line 1"]);
-    let Change::Listed(Kind::Service, services) = &all[4] else { panic!("{all:?}") };
+    let Change::Listed(Kind::Service, services) = &all[5] else { panic!("{all:?}") };
     assert_eq!(services.len(), 2);
     assert_eq!(all[2], Change::Listed(Kind::Node, vec![]));
     assert_eq!(all[3], Change::Listed(Kind::ServiceCidr, vec![]));
-    assert_eq!(all[5], Change::Listed(Kind::EndpointSlice, vec![]));
+    assert_eq!(all[4], Change::Listed(Kind::Pod, vec![]));
+    assert_eq!(all[6], Change::Listed(Kind::EndpointSlice, vec![]));
 }
