@@ -32,6 +32,7 @@ use self::reject::{Problem, Reject};
 #[derive(Debug)]
 pub struct Cluster {
     node: NodeInfo,
+    serves_external_ips: bool,
     /// Services, and slices grouped by the Service they name, whether or not it exists.
     entries: BTreeMap<ServiceName, Entry>,
     /// Which Service a slice was last filed under, by namespace and name of the slice. Needed because a slice's
@@ -83,6 +84,7 @@ impl Cluster {
     pub fn new(node_name: &str) -> Self {
         Self {
             node: NodeInfo { name: node_name.trim().to_lowercase().into(), ..NodeInfo::default() },
+            serves_external_ips: true,
             entries: BTreeMap::new(),
             filed_under: HashMap::new(),
             hints: HashSet::new(),
@@ -97,6 +99,18 @@ impl Cluster {
             listed_pods: false,
             counts: Counts::default(),
         }
+    }
+
+    /// The same, with external IPs that nobody serves.
+    #[must_use]
+    pub fn without_external_ips(self) -> Self {
+        Self { serves_external_ips: false, ..self }
+    }
+
+    /// Whether Services answer at their external IPs.
+    #[must_use]
+    pub fn serves_external_ips(&self) -> bool {
+        self.serves_external_ips
     }
 
     /// Takes over a change and says what of it could not be.

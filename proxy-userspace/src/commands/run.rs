@@ -74,7 +74,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let hears = Hears { served: serves, checks: asks, left: leaves };
     let left = host::cgroups::follow(settings.cgroup_root.clone(), left)?;
     let by_packets = args.packets.pods_by_packets.clone();
-    let chosen = Chosen { node_ports, by_packets };
+    let chosen = Chosen { node_ports, by_packets, serves_external_ips: args.serves_external_ips() };
     let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, chosen)?;
     let counters = controller.datapath().counters()?;
     let flows = FlowMaps::open(&pins)?;

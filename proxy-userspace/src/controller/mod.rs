@@ -102,6 +102,8 @@ pub struct Hears {
 pub struct Chosen {
     /// Where NodePorts answer.
     pub node_ports: node_ports::Choice,
+    /// Whether Services answer at their external IPs.
+    pub serves_external_ips: bool,
     /// Which pods' sockets are to be left alone.
     pub by_packets: Vec<by_packets::Kind>,
 }
@@ -139,7 +141,11 @@ impl Controller {
         Ok(Self {
             settings,
             datapath,
-            cluster: Cluster::new(node_name),
+            cluster: if chosen.serves_external_ips {
+                Cluster::new(node_name)
+            } else {
+                Cluster::new(node_name).without_external_ips()
+            },
             planner,
             extent: Extent::Everything,
             synced: false,

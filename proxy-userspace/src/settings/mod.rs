@@ -6,6 +6,7 @@ mod packets;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -79,6 +80,9 @@ pub struct Run {
     /// family that the Node object names; a family without ranges has all [default: all, loopback among them]
     #[arg(long, value_name = "RANGES", value_delimiter = ',')]
     pub nodeport_addresses: Vec<node_ports::Word>,
+    /// Features that Kubernetes has switches for: AllowServiceExternalIPs=false leaves external IPs alone
+    #[arg(long, value_name = "NAME=BOOL", value_delimiter = ',')]
+    pub feature_gates: Vec<FeatureGate>,
     /// Which flows are remembered, and for how long
     #[command(flatten)]
     pub flows: Flows,
@@ -97,6 +101,31 @@ pub struct Run {
     /// Where programs attach and maps are pinned
     #[command(flatten)]
     pub place: Place,
+}
+
+/// A feature that Kubernetes has a switch for, set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeatureGate {
+    /// Whether Services answer at `spec.externalIPs`, which Kubernetes wants to be rid of (KEP-5707).
+    AllowServiceExternalIps(bool),
+}
+
+impl FromStr for FeatureGate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=BOOL"))?;
+        // As Go reads it.
+        let is_on = match value {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+            _ => return Err(format!("{value:?} is neither true nor false")),
+        };
+        match name.trim() {
+            "AllowServiceExternalIPs" => Ok(Self::AllowServiceExternalIps(is_on)),
+            _ => Err(format!("{name:?} is no feature that is known here; there is AllowServiceExternalIPs")),
+        }
+    }
 }
 
 /// Where programs attach and maps are pinned.
@@ -187,6 +216,13 @@ impl Run {
             tc_attach: self.packets.hook(),
             packets: PacketSettings { pods: self.packets.pods(), ..self.flows.packets()? },
         })
+    }
+
+    /// Whether Services answer at their external IPs.
+    #[must_use]
+    pub fn serves_external_ips(&self) -> bool {
+        let last = self.feature_gates.last();
+        last.is_none_or(|FeatureGate::AllowServiceExternalIps(is_on)| *is_on)
     }
 
     /// Where NodePorts answer.
@@ -323,6 +359,24 @@ mod tests {
         assert!(pods.contain("cali123", None) && !pods.contain("veth7", Some("cali0")));
         for half in ["ClusterCIDR", "BridgeInterface", "InterfaceNamePrefix", "Magic"] {
             assert!(parse(&["--detect-local-mode", half]).is_none(), "{half} alone says too little");
+        }
+    }
+
+    #[test]
+    fn external_ips_have_a_switch() {
+        let serves = |args: &[&str]| {
+            let all = ["kubeshunt", "run"].iter().chain(args);
+            match CommandLine::try_parse_from(all).map(|line| line.command) {
+                Ok(Command::Run(run)) => Some(run.serves_external_ips()),
+                _ => None,
+            }
+        };
+        assert_eq!(serves(&[]), Some(true));
+        assert_eq!(serves(&["--feature-gates=AllowServiceExternalIPs=false"]), Some(false));
+        let last = ["--feature-gates=AllowServiceExternalIPs=false,AllowServiceExternalIPs=True"];
+        assert_eq!(serves(&last), Some(true), "the last word counts");
+        for bad in ["AllowServiceExternalIPs", "AllowServiceExternalIPs=no", "Magic=true"] {
+            assert_eq!(serves(&["--feature-gates", bad]), None, "{bad}");
         }
     }
 

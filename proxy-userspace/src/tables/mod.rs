@@ -20,7 +20,7 @@ use admission::Admission;
 use crate::{
     cluster::{
         Cluster,
-        model::{Endpoint, Family, NodeInfo, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
+        model::{Endpoint, Family, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
         printable::Printable,
     },
     flows::stale::Served,
@@ -85,7 +85,7 @@ pub fn of_service(cluster: &Cluster, name: &ServiceName) -> Vec<PortTable> {
             let family = Family::of(*cluster_ip);
             let endpoints = cluster.endpoints(name, port, family);
             let sets = policy::categorize(service, port, cluster.node(), &endpoints);
-            tables.push(of_port(service, port, family, cluster.node(), &sets));
+            tables.push(of_port(cluster, service, port, family, &sets));
         }
     }
     for cluster_ip in &service.cluster_ips {
@@ -116,7 +116,7 @@ pub fn add_served(
             let serving = endpoints
                 .filter(|endpoint| endpoint.serving || endpoint.ready)
                 .map(|endpoint| (Address::from(endpoint.address), Port::new(endpoint.port)));
-            let frontends = frontends(service, port, family).into_iter().map(|(key, _)| key);
+            let frontends = frontends(cluster, service, port, family).into_iter().map(|(key, _)| key);
             served.add(frontends.filter(|key| holds(port, key)), serving.collect());
         }
     }
@@ -125,13 +125,13 @@ pub fn add_served(
 /// The table of one service port and family.
 #[must_use]
 pub fn of_port(
+    cluster: &Cluster,
     service: &Service,
     port: &ServicePort,
     family: Family,
-    node: &NodeInfo,
     sets: &policy::EndpointSets,
 ) -> PortTable {
-    let (cluster, beyond_cluster) = backends(&sets.cluster);
+    let (all, beyond_all) = backends(&sets.cluster);
     let (local, beyond_local) = backends(&sets.local);
     PortTable {
         name: PortName {
@@ -141,20 +141,25 @@ pub fn of_port(
             family,
         },
         created: service.created,
-        frontends: frontends(service, port, family),
-        cluster,
+        frontends: frontends(cluster, service, port, family),
+        cluster: all,
         local,
         any_endpoint: sets.any,
         internal_local: service.internal_policy == TrafficPolicy::Local,
         external_local: service.external_policy == TrafficPolicy::Local,
-        admission: admission::of_family(service, family, node),
+        admission: admission::of_family(service, family, cluster.node()),
         affinity_seconds: service.affinity_seconds.unwrap_or(0),
-        left_out: beyond_cluster + beyond_local,
+        left_out: beyond_all + beyond_local,
     }
 }
 
 /// Every address and port under which a service port answers in one family.
-fn frontends(service: &Service, port: &ServicePort, family: Family) -> Vec<(FrontendKey, u32)> {
+fn frontends(
+    cluster: &Cluster,
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+) -> Vec<(FrontendKey, u32)> {
     let protocol = number(port.protocol);
     let mut frontends: Vec<(FrontendKey, u32)> = Vec::new();
     let mut add = |address, port, scope, kind| {
@@ -170,6 +175,9 @@ fn frontends(service: &Service, port: &ServicePort, family: Family) -> Vec<(Fron
         (&service.external_ips, frontend_kind::EXTERNAL_IP),
     ];
     for (ips, kind) in addresses {
+        if kind == frontend_kind::EXTERNAL_IP && !cluster.serves_external_ips() {
+            continue;
+        }
         for ip in ips.iter().filter(|ip| Family::of(**ip) == family) {
             add(Address::from(*ip), port.port, scope::VIP, kind);
         }

@@ -114,6 +114,26 @@ fn frontends_of_every_kind() {
 }
 
 #[test]
+fn external_ips_are_left_alone_if_nobody_wants_them() {
+    let spec = json!({"clusterIP": "10.96.0.1", "externalIPs": ["192.0.2.1"], "ports": http(),
+        "externalTrafficPolicy": "Local"});
+    let tables = |cluster: Cluster| {
+        let mut cluster = cluster;
+        let object = serde_json::from_value(service(spec.clone())).unwrap();
+        assert_eq!(cluster.apply(Change::Applied(Object::Service(object))), []);
+        let name = cluster.service_names().next().cloned().expect("one");
+        of_service(&cluster, &name).remove(0)
+    };
+    let (with, without) = (tables(Cluster::new("n1")), tables(Cluster::new("n1").without_external_ips()));
+    let external = |table: &PortTable| {
+        table.frontends.iter().filter(|(_, kind)| *kind == frontend_kind::EXTERNAL_IP).count()
+    };
+    assert_eq!((external(&with), external(&without)), (1, 0));
+    // As far as policies go, the Service has them all the same (`ExternallyAccessible` in `pkg/proxy/serviceport.go`).
+    assert_eq!(PortTable { frontends: with.frontends.clone(), ..without }, with);
+}
+
+#[test]
 fn a_table_per_port() {
     let ports = json!([{"name": "http", "port": 80, "nodePort": 30080}, {"name": "dns", "port": 80, "protocol": "UDP"},
         {"name": "sctp", "port": 80, "protocol": "SCTP"}]);
@@ -222,7 +242,7 @@ fn endpoints_beyond_what_a_set_holds_are_counted() {
             local: endpoints[..in_local].to_vec(),
             any: true,
         };
-        let table = of_port(service, &service.ports[0], Family::V4, cluster.node(), &sets);
+        let table = of_port(&cluster, service, &service.ports[0], Family::V4, &sets);
         assert_eq!(table.left_out, left_out);
         assert_eq!(table.cluster.len(), 65_535);
         assert!(table.cluster.is_sorted_by_key(Backend::rank));
