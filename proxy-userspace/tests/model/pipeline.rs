@@ -25,13 +25,13 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     /// A node that knows that there is nothing.
-    pub(crate) fn new(world: &World) -> Self {
-        let maps = Maps::new(CAPACITY);
+    pub(crate) fn new(world: &World, capacity: Capacity) -> Self {
+        let maps = Maps::new(capacity);
         let mut cluster = Cluster::new(&world.node.to_uppercase());
         for kind in [Kind::Service, Kind::EndpointSlice] {
             cluster.apply(Change::Listed(kind, Vec::new()));
         }
-        Self { cluster, planner: Planner::adopt(CAPACITY, maps.observed()), maps, extent: Extent::Everything }
+        Self { cluster, planner: Planner::adopt(capacity, maps.observed()), maps, extent: Extent::Everything }
     }
 
     pub(crate) fn service(&mut self, name: &Name, service: Option<&Service>) {
@@ -82,7 +82,7 @@ impl Pipeline {
     /// A new process finds the maps and completes what they say.
     pub(crate) fn restart(&mut self) {
         self.cluster.take_dirty();
-        self.planner = Planner::adopt(CAPACITY, self.maps.observed());
+        self.planner = Planner::adopt(self.maps.capacity(), self.maps.observed());
         self.extent = Extent::Everything;
     }
 }

@@ -12,7 +12,9 @@ use kubeshunt_tests::attached::{self, Way};
 use kubeshunt_tests::test_run::{Program, Ran, Sum};
 use kubeshunt_tests::{Node, Testbed, netns::NetNs};
 use proxy_common::address::Address;
-use proxy_common::layout::{self, Arrival, Counter, Flow, PortRanges, Prefix, Tuple, map};
+use proxy_common::layout::{
+    self, Affinity, AffinityKey, Arrival, Counter, Flow, PortRanges, Prefix, Tuple, map,
+};
 use proxy_userspace::cluster::model::Family;
 use proxy_userspace::datapath::counters::Counters;
 use proxy_userspace::datapath::flows::settings::{PacketSettings, Pods};
@@ -71,15 +73,35 @@ pub(crate) struct Stand {
     arrivals: ArrivalMap,
     /// Whether the kernel can tell that a sum over the whole packet no longer fits.
     pub(crate) knows_sums: bool,
-    _datapath: Datapath,
+    pub(crate) datapath: Datapath,
+    pins: Pins,
 }
 
 /// Has a test run on a stand that has these devices.
 pub(crate) fn on_stand(kinds: &[Kind], test: impl FnOnce(&mut Stand) -> Result<()> + Send) -> Result<()> {
+    on_empty_stand(kinds, &[], |stand| {
+        stand.datapath.carry_out(&world::operations())?;
+        test(stand)
+    })
+}
+
+/// The same without any Services, and with routes to more addresses.
+pub(crate) fn on_empty_stand(
+    kinds: &[Kind],
+    routes: &[(IpAddr, Kind)],
+    test: impl FnOnce(&mut Stand) -> Result<()> + Send,
+) -> Result<()> {
     let bed = Testbed::new()?;
     let node = bed.node("node-a")?;
     let far = NetNs::new()?;
     lay(&node, &far, kinds)?;
+    node.netns().links(async |links| {
+        for (address, kind) in routes {
+            let length = if address.is_ipv4() { 32 } else { 128 };
+            links.route_to_device((*address, length), kind.name()).await?;
+        }
+        Ok(())
+    })?;
     node.netns().run(|| test(&mut Stand::new(&node, kinds)?))
 }
 
@@ -126,7 +148,6 @@ impl Stand {
             packets: packets()?,
         };
         let mut datapath = Datapath::open(&settings)?;
-        datapath.carry_out(&world::operations())?;
         for family in FAMILIES {
             datapath.mark(&world::node(family).into())?;
         }
@@ -156,7 +177,8 @@ impl Stand {
             flows: open(pins.map(map::FLOWS))?.try_into()?,
             arrivals: open(pins.map(map::ARRIVALS))?.try_into()?,
             knows_sums,
-            _datapath: datapath,
+            datapath,
+            pins,
         })
     }
 
@@ -197,6 +219,17 @@ impl Stand {
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Makes clients that are kept forgotten.
+    pub(crate) fn forget_clients(&self) -> Result<()> {
+        let map = MapData::from_pin(self.pins.map(map::AFFINITY))?;
+        let mut rows: HashMap<MapData, AffinityKey, Affinity> = Map::LruHashMap(map).try_into()?;
+        let keys: Vec<AffinityKey> = rows.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            rows.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// Every arrival.

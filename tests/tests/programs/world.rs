@@ -14,7 +14,7 @@ use proxy_userspace::plan::{Capacity, Desired, Extent, Operation, Planner};
 use proxy_userspace::tables::admission::Admission;
 use proxy_userspace::tables::{PortName, PortTable, number};
 
-pub(crate) const CAPACITY: Capacity = Capacity { frontends: 512, services: 128, backends: 256 };
+pub(crate) const CAPACITY: Capacity = Capacity { frontends: 512, services: 128, backends: 1024 };
 pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 pub(crate) const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 

@@ -43,6 +43,12 @@ pub(crate) fn leaves_closed_ports_alone(world: &World, probe: &Probe) -> bool {
     probe.who.is_socket() || world.interfaces.contains(&probe.to.ip())
 }
 
+/// Whether source ranges hold the node, which may then come from the load-balancer address as well. kube-proxy: its first
+/// address of the family. Here: any that the Node object names.
+pub(crate) fn admits_node(world: &World, contains: impl Fn(&IpAddr) -> bool) -> bool {
+    world.node_object.iter().any(contains)
+}
+
 /// Source ranges where there is no source yet. kube-proxy: by the packet's source. Here: a process of the node that is bound
 /// to nothing by the Node object's addresses; a pod's socket is let go, and its packets judged.
 /// `None` where there is a source; `Some(None)` lets in.
@@ -53,7 +59,7 @@ pub(crate) fn firewall_without_source(
 ) -> Option<Option<Answer>> {
     let is_allowed = match probe.who {
         Who::PodSocket(_) => return Some(Some(Answer::NotAService)),
-        Who::HostSocket(None) => world.node_object.iter().any(contains),
+        Who::HostSocket(None) => admits_node(world, contains),
         Who::HostSocket(Some(_)) | Who::PodPacket(_) | Who::OutsidePacket(_) => return None,
     };
     Some((!is_allowed).then_some(Answer::Dropped))

@@ -140,14 +140,13 @@ fn firewall(world: &World, claim: &Claim, probe: &Probe) -> Option<Answer> {
         return None;
     }
     let contains = |address: &IpAddr| ranges.iter().any(|range| range.contains(*address));
-    let contains_node = world.node_ip(is_v4).is_some_and(|own| contains(&own));
     if let Some(answer) = differences::firewall_without_source(world, probe, contains) {
         return answer;
     }
     let source = probe.who.address().expect("judged before");
     // "the VIP itself may be chosen as source where it is bound locally"
     let is_vip = || frontends::balancer_addresses(service, is_v4).contains(&source);
-    let is_allowed = contains(&source) || contains_node && is_vip();
+    let is_allowed = contains(&source) || is_vip() && differences::admits_node(world, contains);
     (!is_allowed).then_some(Answer::Dropped)
 }
 

@@ -6,13 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
-use super::objects::{
-    NODE_PORTS, NUMBERS, any_affinity, any_conditions, any_node_port_addresses, any_policy, any_service,
-    any_service_name, any_slice, any_slice_name, any_type, interfaces, pods, vips,
+use super::super::oracle::frontends::{self, Claim, Kind};
+use super::super::oracle::objects::{Name, NodePortAddresses, Policy, Protocol, Service, Slice, Type, World};
+use super::super::oracle::{Probe, Who};
+use super::pools::{NODE_PORTS, NUMBERS, PODS, interfaces, pods, vips};
+use super::services::{
+    any_affinity, any_node_port_addresses, any_policy, any_service, any_service_name, any_type,
 };
-use crate::oracle::frontends::{self, Claim, Kind};
-use crate::oracle::objects::{Name, NodePortAddresses, Policy, Protocol, Service, Slice, Type, World};
-use crate::oracle::{Probe, Who};
+use super::slices::{any_conditions, any_slice, any_slice_name};
 
 /// A step.
 #[derive(Clone, Debug)]
@@ -108,7 +109,7 @@ impl Ask {
                 let count = own.clone().count();
                 Who::HostSocket(bound.filter(|_| count > 0).and_then(|which| own.nth(which.index(count))))
             }
-            Asker::PodPacket(number) => Who::PodPacket(pods(is_v4)[usize::from(number % 3)]),
+            Asker::PodPacket(number) => Who::PodPacket(pods(is_v4)[usize::from(number) % PODS]),
             Asker::OutsidePacket(number) => Who::OutsidePacket(outside(is_v4)[usize::from(number % 4)]),
         };
         Some(Probe { who, to, protocol, now })
@@ -141,7 +142,7 @@ impl Ask {
 }
 
 fn address(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("an address")
 }
 
 /// Who is elsewhere: in the world, and pods of another node.

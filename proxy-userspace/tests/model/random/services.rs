@@ -1,91 +1,12 @@
-//! Services and slices.
+//! Services, and where NodePorts answer.
 
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use crate::oracle::objects::{
-    AddressType, Endpoint, Ingress, Name, NodePortAddresses, Policy, Port, Protocol, Service, Slice,
-    SlicePort, Type,
-};
-
-pub(crate) const NODE: &str = "node-1";
-const PORT_NAMES: [&str; 4] = ["", "http", "dns", "x"];
-/// One of them is a NodePort as well.
-pub(crate) const NUMBERS: [u16; 4] = [80, 443, 53, 30_080];
-pub(crate) const NODE_PORTS: [u16; 3] = [30_080, 30_053, 31_000];
-const NAMES: [&str; 3] = ["web", "db", "cache"];
-const NAMESPACES: [&str; 2] = ["a", "b"];
-
-/// Addresses that Services claim, which are the first of each family for ClusterIPs; the last few belong to the node, or
-/// to nobody.
-pub(crate) fn vips(is_v4: bool) -> Vec<IpAddr> {
-    let texts: [&str; 9] = if is_v4 {
-        [
-            "10.96.0.1",
-            "10.96.0.2",
-            "10.96.0.3",
-            "10.96.0.4",
-            "192.0.2.1",
-            "192.0.2.2",
-            "192.0.2.3",
-            "192.168.0.1",
-            "127.0.0.1",
-        ]
-    } else {
-        [
-            "fd00:96::1",
-            "fd00:96::2",
-            "fd00:96::3",
-            "fd00:96::4",
-            "2001:db8::1",
-            "2001:db8::2",
-            "2001:db8::3",
-            "fd00:192::1",
-            "::1",
-        ]
-    };
-    texts.map(|text| text.parse().unwrap()).to_vec()
-}
-
-/// How many of [`vips`] are for ClusterIPs.
-const CLUSTER_IPS: usize = 4;
-
-/// Addresses that may be on the node's interfaces.
-pub(crate) fn interfaces() -> Vec<IpAddr> {
-    ["192.168.0.1", "192.168.0.9", "fd00:192::1", "fd00:192::9", "192.0.2.3", "2001:db8::3", "10.96.0.4"]
-        .map(|text| text.parse().unwrap())
-        .to_vec()
-}
-
-/// Where endpoints are.
-pub(crate) fn pods(is_v4: bool) -> Vec<IpAddr> {
-    let texts: [&str; 7] = if is_v4 {
-        ["10.244.1.1", "10.244.1.2", "10.244.1.3", "10.244.2.1", "10.244.2.2", "10.244.2.10", "192.168.0.1"]
-    } else {
-        [
-            "fd00:244:1::1",
-            "fd00:244:1::2",
-            "fd00:244:1::3",
-            "fd00:244:2::1",
-            "fd00:244:2::2",
-            "fd00:244:2::10",
-            "fd00:192::1",
-        ]
-    };
-    texts.map(|text| text.parse().unwrap()).to_vec()
-}
-
-/// Of a port of that name. Services and slices mostly agree about it.
-fn protocol(name: &str, draw: u8) -> Protocol {
-    match (draw, name) {
-        (0, _) => Protocol::Tcp,
-        (1, _) | (_, "dns") => Protocol::Udp,
-        (_, "x") => Protocol::Sctp,
-        _ => Protocol::Tcp,
-    }
-}
+use super::super::oracle::objects::{Ingress, Name, NodePortAddresses, Policy, Port, Service, Type};
+use super::pools::{CLUSTER_IPS, NAMES, NAMESPACES, NODE_PORTS, NUMBERS, PORT_NAMES, protocol, vips};
 
 pub(crate) fn any_service_name() -> impl Strategy<Value = Name> {
     let is_common = prop::bool::weighted(0.9);
@@ -95,13 +16,6 @@ pub(crate) fn any_service_name() -> impl Strategy<Value = Name> {
             name: name.to_owned(),
         },
     )
-}
-
-pub(crate) fn any_slice_name() -> impl Strategy<Value = Name> {
-    (0u8..14, prop::bool::weighted(0.9)).prop_map(|(number, is_common)| Name {
-        namespace: NAMESPACES[usize::from(!is_common)],
-        name: format!("slice-{number}"),
-    })
 }
 
 /// As somebody may have written it before the API was strict.
@@ -158,7 +72,7 @@ fn any_addresses() -> impl Strategy<Value = Addresses> {
         }),
         1 => Just((Some("None".to_owned()), vec!["None".to_owned()], vec![true])),
         1 => Just((None, Vec::new(), Vec::new())),
-        1 => single.prop_flat_map(|own| any_spelling(own.parse().unwrap()))
+        1 => single.prop_flat_map(|own| any_spelling(own.parse().expect("an address")))
             .prop_map(|own| (Some(own.clone()), vec![own], Vec::new())),
     ]
 }
@@ -209,7 +123,7 @@ pub(crate) fn any_affinity() -> impl Strategy<Value = Option<u32>> {
 pub(crate) fn any_source_ranges() -> impl Strategy<Value = Vec<String>> {
     let range = select(vec![
         "10.244.0.0/16",
-        "10.244.1.1/32",
+        "10.244.1.7/32",
         "198.51.100.0/25",
         "198.51.100.1/32",
         "192.168.0.0/24",
@@ -217,7 +131,7 @@ pub(crate) fn any_source_ranges() -> impl Strategy<Value = Vec<String>> {
         "010.244.002.0/24",
         "0.0.0.0/0",
         "fd00:244::/32",
-        "fd00:244:1::1/128",
+        "fd00:244:1::7/128",
         "2001:db8:100::/64",
         "fd00:192::/64",
         "::/0",
@@ -273,83 +187,6 @@ pub(crate) fn any_service() -> impl Strategy<Value = Service> {
                 affinity,
                 source_ranges,
             }
-        },
-    )
-}
-
-/// What an endpoint's conditions may be, the usual ones more often.
-pub(crate) fn any_conditions() -> impl Strategy<Value = [Option<bool>; 3]> {
-    let any = || prop_oneof![Just(None), Just(Some(true)), Just(Some(false))];
-    prop_oneof![
-        6 => Just([Some(true), Some(true), Some(false)]),
-        2 => Just([None, None, None]),
-        4 => Just([Some(false), Some(true), Some(true)]),
-        1 => Just([Some(false), Some(false), Some(true)]),
-        1 => Just([Some(false), Some(false), Some(false)]),
-        2 => [any(), any(), any()],
-    ]
-}
-
-fn any_endpoint(is_v4: bool) -> impl Strategy<Value = Endpoint> {
-    let node = prop_oneof![6 => Just(Some(NODE)), 5 => Just(Some("node-2")), 1 => Just(None)];
-    let addresses = prop_oneof![
-        20 => prop::collection::vec(select(pods(is_v4)), 1),
-        1 => prop::collection::vec(select(pods(is_v4)), 0..3),
-    ];
-    (addresses, any_conditions(), node).prop_map(|(addresses, [ready, serving, terminating], node)| {
-        Endpoint {
-            addresses,
-            ready,
-            serving,
-            terminating,
-            node,
-            for_zones: Vec::new(),
-            for_nodes: Vec::new(),
-        }
-    })
-}
-
-/// Hints for all endpoints of a slice, or for all but some: one without any decides for all.
-fn any_hints(len: usize) -> impl Strategy<Value = Vec<(Vec<&'static str>, Vec<&'static str>)>> {
-    let zones = |least: usize| subsequence(vec!["zone-a", "zone-b"], least..=2);
-    let nodes = |least: usize| subsequence(vec![NODE, "node-2"], least..=2);
-    let of = |zone: usize, node: usize, few: usize| {
-        prop::collection::vec((zones(zone), subsequence(vec![NODE, "node-2"], node..=few)), len)
-    };
-    prop_oneof![
-        4 => Just(vec![(Vec::new(), Vec::new()); len]),
-        3 => of(1, 0, 0),
-        2 => of(1, 1, 2),
-        1 => prop::collection::vec((zones(0), nodes(0)), len),
-    ]
-}
-
-pub(crate) fn any_slice() -> impl Strategy<Value = Slice> {
-    let number =
-        prop_oneof![16 => select(vec![8080u16, 8081]).prop_map(Some), 1 => Just(None), 1 => Just(Some(0))];
-    let port = (0u8..24, number);
-    let ports = (subsequence(PORT_NAMES.to_vec(), 2..=4), prop::collection::vec(port, 4));
-    let ports = ports.prop_map(|(names, drafts)| {
-        let pairs = names.into_iter().zip(drafts);
-        let port = |(name, (draw, number))| SlicePort { name, protocol: protocol(name, draw), number };
-        pairs.map(port).collect::<Vec<_>>()
-    });
-    let endpoints = (any::<bool>(), 0usize..6).prop_flat_map(|(is_v4, len)| {
-        (Just(is_v4), prop::collection::vec(any_endpoint(is_v4), len), any_hints(len))
-    });
-    let service = prop::option::weighted(0.97, select(NAMES.to_vec()).prop_map(str::to_owned));
-    let flags = (prop::bool::weighted(0.04), prop::bool::weighted(0.02));
-    (service, flags, ports, endpoints).prop_map(
-        |(service, (is_headless, is_fqdn), ports, (is_v4, mut endpoints, hints))| {
-            for (endpoint, (zones, nodes)) in endpoints.iter_mut().zip(hints) {
-                (endpoint.for_zones, endpoint.for_nodes) = (zones, nodes);
-            }
-            let address_type = match (is_fqdn, is_v4) {
-                (true, _) => AddressType::Fqdn,
-                (false, true) => AddressType::V4,
-                (false, false) => AddressType::V6,
-            };
-            Slice { service, is_headless, address_type, ports, endpoints }
         },
     )
 }
