@@ -16,7 +16,7 @@ use super::protocol::{Failure, Request, Response, SessionOpened};
 use super::serve::Server;
 use super::session::Session;
 use super::stream::Stream;
-use super::{ask, bench, echo, transfer};
+use super::{aim, ask, bench, echo, transfer};
 
 /// What a probe keeps between requests, each under the number it gave out.
 #[derive(Debug)]
@@ -81,6 +81,7 @@ impl Agent {
                 Response::Asked(ask::ask_many(&target, times, concurrency))
             }
             Request::OneSocket(plan) => Response::Exchanged(ask::one_socket(&plan).map_err(broken)?),
+            Request::Aim(aims) => Response::Aimed(aim::aim(&aims)?),
             Request::Names(target) => Response::Names(ask::names(&target).map_err(broken)?),
             Request::SocketOpen(spec) => {
                 let (kept, socket) = (Kept::open(spec).map_err(broken)?, self.number());

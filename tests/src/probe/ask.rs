@@ -47,7 +47,7 @@ pub(super) fn in_family(to: SocketAddr, mapped: bool) -> SocketAddr {
 }
 
 /// A v4-mapped address as the IPv4 address it stands for.
-fn plain(address: SocketAddr) -> SocketAddr {
+pub(super) fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

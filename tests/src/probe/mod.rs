@@ -17,6 +17,7 @@ macro_rules! expect_answer {
 }
 
 pub mod agent;
+mod aim;
 mod ask;
 mod bench;
 mod echo;
@@ -41,7 +42,7 @@ use anyhow::{Context, Result, bail};
 
 pub use self::latency::merge;
 use self::protocol::{
-    AskReport, BenchSlice, Exchange, KeptSocket, Listener, OneSocket, Request, Response, Service,
+    Aim, Aimed, AskReport, BenchSlice, Exchange, KeptSocket, Listener, OneSocket, Request, Response, Service,
     SessionHealth, SessionOpened, SliceReport, SocketNames, StreamReport, StreamSpec, Target,
 };
 use crate::cgroup::Cgroup;
@@ -143,6 +144,14 @@ impl Probe {
     pub fn ask(&self, target: &Target, times: u32, concurrency: u32) -> Result<AskReport> {
         let answer = self.request(&Request::Ask { target: target.clone(), times, concurrency })?;
         expect_answer!(answer, Response::Asked(report) => report)
+    }
+
+    /// Connects many sockets, one after the other, and sees where each is led.
+    ///
+    /// # Errors
+    /// When the probe is gone.
+    pub fn aim(&self, aims: Vec<Aim>) -> Result<Vec<Aimed>> {
+        expect_answer!(self.request(&Request::Aim(aims))?, Response::Aimed(list) => list)
     }
 
     /// Uses one UDP socket for several destinations.

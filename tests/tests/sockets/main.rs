@@ -5,6 +5,7 @@ mod datagrams;
 mod edges;
 mod frontends;
 mod isolation;
+mod model;
 mod refusals;
 mod spread;
 mod translation;

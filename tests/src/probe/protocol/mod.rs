@@ -3,6 +3,7 @@
 //! Invariant: only plain data. Times named `_ns` without "elapsed" or "latency" are points on
 //! CLOCK_MONOTONIC, comparable between all processes of the machine.
 
+mod aim;
 mod load;
 mod measure;
 
@@ -11,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::aim::{Aim, Aimed};
 pub use self::load::{Digests, EchoDatagrams, HeldReport, Hold, Transfer, TransferReport};
 pub use self::measure::{BenchSlice, Latency, Load, SliceReport};
 
@@ -42,6 +44,8 @@ pub enum Request {
     OneSocket(OneSocket),
     /// What getsockname and getpeername say on a connected socket. Answer: [`Response::Names`].
     Names(Target),
+    /// Connect many sockets and see where that leads. Answer: [`Response::Aimed`].
+    Aim(Vec<Aim>),
     /// Open a socket to be used again and again. Answer: [`Response::Kept`].
     SocketOpen(KeptSocket),
     /// Ask by that socket, one destination after the other. Answer: [`Response::Exchanged`].
@@ -121,6 +125,8 @@ pub enum Response {
     Exchanged(Vec<Exchange>),
     /// See [`Request::Names`].
     Names(SocketNames),
+    /// See [`Request::Aim`].
+    Aimed(Vec<Aimed>),
     /// A socket is open.
     Kept {
         /// Its number.
