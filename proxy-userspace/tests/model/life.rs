@@ -7,7 +7,7 @@ use proxy_userspace::plan::{Capacity, Operation};
 
 use super::oracle::affinity::Records;
 use super::oracle::frontends::{self, Claim, PortId};
-use super::oracle::objects::World;
+use super::oracle::objects::{NodePortAddresses, World};
 use super::oracle::{self, Answer, Probe, Ruling, differences};
 use super::pipeline::Pipeline;
 use super::random::{Ask, Step};
@@ -176,6 +176,9 @@ impl Life {
         let slices: Vec<_> = self.world.slices.keys().cloned().collect();
         slices.into_iter().for_each(|name| self.change(&Step::DeleteSlice(name)));
         self.world.interfaces.clear();
+        // Ranges in which no address is, loopback's neither.
+        let nowhere = ["192.0.2.255/32", "2001:db8::ff/128"].map(str::to_owned);
+        self.world.node_port_addresses = NodePortAddresses::Ranges(nowhere.into());
         let mut operations = self.pipeline.settle(&self.world);
         operations.extend(self.pipeline.settle(&self.world));
         operations
