@@ -12,8 +12,8 @@ use aya_ebpf::{
 };
 use core::ptr;
 use proxy_common::{
-    address::Address,
-    decision::{Caller, Client, ClientAddress, Tables},
+    address::{Address, Port},
+    decision::{Caller, Client, ClientAddress, Destination, Tables},
     layout::{
         self, Affinity, AffinityKey, Backend, Counter, Frontend, FrontendKey, Origin, Revision, Sender,
         SenderKey, Sets, Source, Traits, client_kind,
@@ -281,6 +281,35 @@ impl Caller for Socket<'_> {
         let sk = self.sk();
         // SAFETY: checked for NULL; the verifier turns the read into one of the socket itself.
         !sk.is_null() && unsafe { ptr::read_volatile(&raw const (*sk).state) } == ESTABLISHED
+    }
+
+    #[inline(always)]
+    fn is_connected_to(&self, destination: &Destination) -> bool {
+        let sk = self.sk();
+        if sk.is_null() {
+            return false;
+        }
+        // SAFETY: not NULL; the verifier turns the reads into those of the socket itself. Each is made whatever comes
+        // out: it allows constant offsets only. The port is the low 16 bits in memory order, as `user_port`.
+        let (state, v4, v6, port) = unsafe {
+            (
+                ptr::read_volatile(&raw const (*sk).state),
+                ptr::read_volatile(&raw const (*sk).dst_ip4),
+                [
+                    ptr::read_volatile(&raw const (*sk).dst_ip6[0]),
+                    ptr::read_volatile(&raw const (*sk).dst_ip6[1]),
+                    ptr::read_volatile(&raw const (*sk).dst_ip6[2]),
+                    ptr::read_volatile(&raw const (*sk).dst_ip6[3]),
+                ],
+                ptr::read_volatile((&raw const (*sk).dst_port).cast::<u32>()),
+            )
+        };
+        let is_there = if destination.address.is_v4() {
+            destination.address == Address::from_v4_word(v4)
+        } else {
+            destination.address == Address::from_v6_words(v6)
+        };
+        is_there && state == ESTABLISHED && Port::from_wire(port as u16) == destination.port
     }
 
     #[inline(always)]

@@ -290,15 +290,37 @@ fn sendto_on_a_connected_socket_leaves_its_peer_alone() {
     let maps = maps(&[(0..5, 0), (100..105, 0)]);
     let socket = Socket::new(1, 9);
     let peer = target(decision::connect(&maps, &socket, &to(VIP0, 80, protocol::UDP)));
-    socket.connected.set(true);
+    socket.peer.set(Some(peer));
     send(&maps, &socket, &to(VIP1, 80, protocol::UDP));
     assert_eq!(decision::peer_name(&socket, &peer.0, peer.1), Some((address(VIP0), Port::new(80))));
 
     // Disconnected by connect(AF_UNSPEC), which passes no hook, it is a sender like any other.
-    socket.connected.set(false);
+    socket.peer.set(None);
     let from = send(&maps, &socket, &to(VIP1, 80, protocol::UDP));
     let name = decision::sender_name(&maps, &socket, &from.0, from.1);
     assert_eq!(name, Some((address(VIP1), Port::new(80))));
+}
+
+#[test]
+fn what_a_connected_socket_sends_to_its_peer_passes() {
+    let mut maps = maps(&[(0..5, 0)]);
+    let vip = to(VIP0, 80, protocol::UDP);
+    let socket = Socket::new(1, 9);
+    // Connected before there was such a Service.
+    let frontends = std::mem::take(&mut maps.frontends);
+    assert_eq!(decision::connect(&maps, &socket, &vip), Outcome::Pass);
+    socket.peer.set(Some((vip.address, vip.port)));
+    maps.frontends = frontends;
+    assert_eq!(decision::datagram(&maps, &socket, &vip).0, Outcome::Pass);
+    assert_eq!(*socket.origin.borrow(), None);
+    // By us: its peer is the backend, which may be a frontend, too.
+    let peer = target(decision::connect(&maps, &socket, &vip));
+    socket.peer.set(Some(peer));
+    put(&mut maps, &peer.0.to_string(), 8080, protocol::UDP, scope::VIP, 0, frontend_kind::EXTERNAL_IP);
+    let backend = to(&peer.0.to_string(), 8080, protocol::UDP);
+    assert_eq!((backend.address, backend.port), peer);
+    assert_eq!(decision::datagram(&maps, &socket, &backend).0, Outcome::Pass);
+    assert_eq!(decision::peer_name(&socket, &peer.0, peer.1), Some((vip.address, vip.port)));
 }
 
 #[test]

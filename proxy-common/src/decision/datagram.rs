@@ -25,6 +25,11 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
     {
         return (Outcome::Translate(origin.backend, origin.backend_port), false);
     }
+    if caller.is_connected_to(destination) {
+        // connect() has decided. The kernel sends what a connected v4-mapped socket sends as if its peer had been named
+        // (`udpv6_sendmsg`); led elsewhere, it would not hear the answer.
+        return (Outcome::Pass, false);
+    }
     let Some(frontend) = frontend::find(tables, caller, destination) else { return (Outcome::Pass, false) };
     if caller.is_left_to_packets() {
         return (Outcome::Pass, false);

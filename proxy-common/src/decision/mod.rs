@@ -96,6 +96,8 @@ pub trait Caller: Client {
     fn cookie(&self) -> u64;
     /// Whether the socket is connected right now.
     fn is_connected(&self) -> bool;
+    /// Whether it is connected to that address and port.
+    fn is_connected_to(&self, destination: &Destination) -> bool;
     /// What the socket was translated to.
     fn origin(&self) -> Option<Origin>;
     /// Remembers it; `false` when there is no memory.

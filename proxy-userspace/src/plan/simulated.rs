@@ -14,7 +14,7 @@ use std::{
 
 use proxy_common::{
     address::{Address, Port},
-    decision::{Caller, Client, ClientAddress, Tables},
+    decision::{Caller, Client, ClientAddress, Destination, Tables},
     layout::{
         self, Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey,
         Service, Sets, Source, Traits, client_kind,
@@ -191,8 +191,8 @@ pub struct Socket {
     pub namespace: Cell<u64>,
     /// Its own cookie.
     pub cookie: Cell<u64>,
-    /// Whether it is connected.
-    pub connected: Cell<bool>,
+    /// Whom it is connected to.
+    pub peer: Cell<Option<(Address, Port)>>,
     /// Its socket storage.
     pub origin: RefCell<Option<Origin>>,
 }
@@ -209,7 +209,7 @@ impl Socket {
             bound: Cell::new(None),
             namespace: Cell::new(namespace),
             cookie: Cell::new(cookie),
-            connected: Cell::new(false),
+            peer: Cell::new(None),
             origin: RefCell::new(None),
         }
     }
@@ -258,7 +258,11 @@ impl Caller for Socket {
     }
 
     fn is_connected(&self) -> bool {
-        self.connected.get()
+        self.peer.get().is_some()
+    }
+
+    fn is_connected_to(&self, destination: &Destination) -> bool {
+        self.peer.get() == Some((destination.address, destination.port))
     }
 
     fn origin(&self) -> Option<Origin> {
