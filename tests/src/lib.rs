@@ -39,6 +39,7 @@ pub mod station;
 pub mod test_run;
 pub mod testbed;
 pub mod timing;
+pub mod vigil;
 pub mod wait;
 
 pub use cluster::Cluster;

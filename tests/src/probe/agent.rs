@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
+use std::sync::PoisonError;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -13,10 +14,10 @@ use nix::unistd::Pid;
 use super::held::Held;
 use super::kept::Kept;
 use super::protocol::{Failure, Request, Response, SessionOpened};
-use super::serve::Server;
+use super::serve::{Server, Ticks};
 use super::session::Session;
 use super::stream::Stream;
-use super::{aim, ask, bench, echo, transfer};
+use super::{aim, ask, bench, echo, transfer, trickle};
 
 /// What a probe keeps between requests, each under the number it gave out.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ struct Agent {
     sessions: HashMap<u64, Session>,
     sockets: HashMap<u64, Kept>,
     streams: HashMap<u64, Stream>,
+    trickles: HashMap<u64, trickle::Running>,
+    ticks: Ticks,
     held: HashMap<u64, Held>,
 }
 
@@ -42,6 +45,8 @@ pub fn serve(name: String) -> Result<()> {
         sessions: HashMap::new(),
         sockets: HashMap::new(),
         streams: HashMap::new(),
+        trickles: HashMap::new(),
+        ticks: Ticks::default(),
         held: HashMap::new(),
     };
     allow_descriptors();
@@ -67,7 +72,7 @@ impl Agent {
                 Response::Done
             }
             Request::Serve(listener) => {
-                let server = Server::start(&self.name, listener.bind, listener.service)
+                let server = Server::start(&self.name, listener.bind, listener.service, &self.ticks)
                     .with_context(|| format!("cannot serve on {}", listener.bind))?;
                 let (listener, address) = (self.number(), server.address());
                 self.servers.insert(listener, server);
@@ -91,6 +96,9 @@ impl Agent {
             Request::SocketAsk { socket, to } => {
                 let kept = self.sockets.get_mut(&socket).context("no such socket")?;
                 Response::Exchanged(to.into_iter().map(|to| kept.ask(to)).collect())
+            }
+            Request::SocketWait { socket } => {
+                Response::Waited(self.sockets.get(&socket).context("no such socket")?.wait())
             }
             Request::SocketClose { socket } => {
                 self.sockets.remove(&socket).context("no such socket")?;
@@ -121,6 +129,20 @@ impl Agent {
             }
             Request::StreamStop { stream } => {
                 Response::Streamed(self.streams.remove(&stream).context("no such stream")?.stop())
+            }
+            Request::TrickleStart(spec) => {
+                let (running, trickle) = (trickle::Running::start(spec)?, self.number());
+                self.trickles.insert(trickle, running);
+                Response::Trickle { trickle }
+            }
+            Request::TricklePeek { trickle } => {
+                Response::Trickled(self.trickles.get(&trickle).context("no such trickle")?.peek())
+            }
+            Request::TrickleStop { trickle } => {
+                Response::Trickled(self.trickles.remove(&trickle).context("no such trickle")?.stop())
+            }
+            Request::Ticks => {
+                Response::Ticks(self.ticks.lock().unwrap_or_else(PoisonError::into_inner).clone())
             }
             Request::Bench(slice) => Response::Measured(bench::run(&slice)),
             Request::Transfer(plan) => Response::Transferred(transfer::run(&plan).map_err(broken)?),

@@ -28,6 +28,8 @@ pub(super) mod wish {
     pub(in crate::probe) const SINK: u8 = b's';
     /// Every byte back, of a connection that is mostly idle.
     pub(in crate::probe) const TURNS: u8 = b'i';
+    /// As [`WHO`], and the server notes when it came.
+    pub(in crate::probe) const TICK: u8 = b'k';
     /// See [`transfer`](super::super::transfer).
     pub(in crate::probe) const TRANSFER: u8 = b'x';
 }
@@ -285,6 +287,11 @@ pub(super) fn connect_and_ask(socket: &Socket, to: SocketAddr) -> Result<Answer,
     let mut reply = vec![MaybeUninit::uninit(); DATAGRAM];
     let length = socket.recv(&mut reply).map_err(|error| Fault::of("recv", &error))?;
     read_answer(&filled(&reply, length), peer(socket)?, nanos(begin))
+}
+
+/// Waits for whatever comes on a datagram socket.
+pub(super) fn wait(socket: &Socket) -> Result<(), Fault> {
+    socket.recv(&mut [MaybeUninit::uninit(); 256]).map(drop).map_err(|error| Fault::of("recv", &error))
 }
 
 /// One UDP socket, several destinations.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::ask::{connect_and_ask, exchange, in_family, socket, who, wish};
+use super::ask::{connect_and_ask, exchange, in_family, socket, wait, who, wish};
 use super::failure::{Fault, nanos};
 use super::protocol::{Answer, Exchange, Failure, KeptSocket, Method};
 
@@ -38,6 +38,12 @@ impl Kept {
     pub(super) fn ask(&mut self, to: SocketAddr) -> Exchange {
         let begin = Instant::now();
         Exchange { to, result: self.ask_once(to).map_err(|fault| fault.since(begin)) }
+    }
+
+    /// Waits on it, connected or not, and sends nothing.
+    pub(super) fn wait(&self) -> Result<(), Failure> {
+        let begin = Instant::now();
+        wait(&self.socket).map_err(|fault| fault.since(begin))
     }
 
     fn ask_once(&mut self, to: SocketAddr) -> Result<Answer, Fault> {

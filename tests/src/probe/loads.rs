@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 
 use super::Probe;
 use super::protocol::{
-    EchoDatagrams, Failure, HeldReport, Hold, Request, Response, Transfer, TransferReport,
+    EchoDatagrams, Failure, HeldReport, Hold, Request, Response, Transfer, TransferReport, Trickle,
+    TrickleReport,
 };
 
 impl Probe {
@@ -52,5 +53,38 @@ impl Probe {
     /// When there are none of that number.
     pub fn close_held(&self, held: u64) -> Result<()> {
         expect_answer!(self.request(&Request::HeldClose { held })?, Response::Done => ())
+    }
+
+    /// Sends datagrams at a steady pace until [`Probe::stop_trickle`], or the probe ends.
+    ///
+    /// # Errors
+    /// When the probe is gone.
+    pub fn trickle(&self, trickle: &Trickle) -> Result<u64> {
+        let answer = self.request(&Request::TrickleStart(trickle.clone()))?;
+        expect_answer!(answer, Response::Trickle { trickle } => trickle)
+    }
+
+    /// What has become of them so far.
+    ///
+    /// # Errors
+    /// When there are none of that number.
+    pub fn peek_trickle(&self, trickle: u64) -> Result<TrickleReport> {
+        expect_answer!(self.request(&Request::TricklePeek { trickle })?, Response::Trickled(report) => report)
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// When there are none of that number.
+    pub fn stop_trickle(&self, trickle: u64) -> Result<TrickleReport> {
+        expect_answer!(self.request(&Request::TrickleStop { trickle })?, Response::Trickled(report) => report)
+    }
+
+    /// When datagrams of trickles came to its UDP servers.
+    ///
+    /// # Errors
+    /// When the probe is gone.
+    pub fn ticks(&self) -> Result<Vec<u64>> {
+        expect_answer!(self.request(&Request::Ticks)?, Response::Ticks(ticks) => ticks)
     }
 }

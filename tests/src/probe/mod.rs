@@ -31,6 +31,7 @@ mod serve;
 mod session;
 mod stream;
 mod transfer;
+mod trickle;
 mod turnaround;
 
 use std::io::{BufRead, BufReader, Write};
@@ -42,8 +43,8 @@ use anyhow::{Context, Result, bail};
 
 pub use self::latency::merge;
 use self::protocol::{
-    Aim, Aimed, AskReport, BenchSlice, Exchange, KeptSocket, Listener, OneSocket, Request, Response, Service,
-    SessionHealth, SessionOpened, SliceReport, SocketNames, StreamReport, StreamSpec, Target,
+    Aim, Aimed, AskReport, BenchSlice, Exchange, Failure, KeptSocket, Listener, OneSocket, Request, Response,
+    Service, SessionHealth, SessionOpened, SliceReport, SocketNames, StreamReport, StreamSpec, Target,
 };
 use crate::cgroup::Cgroup;
 use crate::netns::NetNs;
@@ -259,6 +260,15 @@ impl Socket<'_> {
     pub fn ask(&self, to: &[SocketAddr]) -> Result<Vec<Exchange>> {
         let answer = self.probe.request(&Request::SocketAsk { socket: self.socket, to: to.to_vec() })?;
         expect_answer!(answer, Response::Exchanged(list) => list)
+    }
+
+    /// Waits until a datagram comes, or an error, or its time limit has passed.
+    ///
+    /// # Errors
+    /// When the probe is gone.
+    pub fn wait(&self) -> Result<Result<(), Failure>> {
+        let answer = self.probe.request(&Request::SocketWait { socket: self.socket })?;
+        expect_answer!(answer, Response::Waited(result) => result)
     }
 
     /// Closes it.

@@ -5,9 +5,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -20,12 +20,16 @@ use super::ask::{wish, write_answer};
 use super::protocol::Service;
 use super::transfer;
 use super::turnaround::Turnaround;
+use crate::wait::monotonic_ns;
 
 /// How many connections may wait to be accepted: more than any test opens at once.
 const BACKLOG: i32 = 4096;
 
 /// How often a thread that blocks in a receive looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// When ticks came, on all of a probe's servers.
+pub(super) type Ticks = Arc<Mutex<Vec<u64>>>;
 
 /// A running server.
 #[derive(Debug)]
@@ -56,14 +60,14 @@ enum Phase {
 }
 
 impl Server {
-    pub(super) fn start(name: &str, bind: SocketAddr, service: Service) -> io::Result<Self> {
+    pub(super) fn start(name: &str, bind: SocketAddr, service: Service, ticks: &Ticks) -> io::Result<Self> {
         match service {
             Service::Tcp | Service::TcpSilent => events(name, bind, service == Service::TcpSilent),
             Service::TcpTurnaround { threads } => {
                 let turnaround = Turnaround::start(listener(bind)?, threads)?;
                 Ok(Self { address: turnaround.address()?, how: Running::Blocking(turnaround) })
             }
-            Service::Udp => datagrams(name, bind),
+            Service::Udp => datagrams(name, bind, Arc::clone(ticks)),
         }
     }
 
@@ -226,7 +230,7 @@ async fn turns(mut stream: tokio::net::TcpStream) -> io::Result<()> {
     }
 }
 
-fn datagrams(name: &str, bind: SocketAddr) -> io::Result<Server> {
+fn datagrams(name: &str, bind: SocketAddr, ticks: Ticks) -> io::Result<Server> {
     let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, Some(Protocol::UDP))?;
     if bind.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -242,8 +246,11 @@ fn datagrams(name: &str, bind: SocketAddr) -> io::Result<Server> {
         while !stopped.load(Ordering::Relaxed) {
             // Timeouts, and the ICMP errors of clients that are gone, are no news to a server.
             let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+            if length > 0 && buffer[0] == wish::TICK {
+                ticks.lock().unwrap_or_else(PoisonError::into_inner).push(monotonic_ns());
+            }
             let _ = match buffer[0] {
-                wish::WHO if length > 0 => {
+                wish::WHO | wish::TICK if length > 0 => {
                     socket.send_to(write_answer(&name, client, length).as_bytes(), client)
                 }
                 _ => socket.send_to(&buffer[..length], client),

@@ -6,12 +6,17 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use kubeshunt_tests::cluster::everywhere;
 use kubeshunt_tests::protocol::Target;
+use kubeshunt_tests::stage::{at4, at6};
+use kubeshunt_tests::vigil::{self, Nobody, Vigil};
 use kubeshunt_tests::{Cluster, wait};
 
 use crate::settings::{Setting, in_every_setting};
 use crate::{PATIENCE, SOON_MS, doors, outside, serving};
 
-in_every_setting!(a_client_that_never_pauses_leaves_an_endpoint_that_has_gone);
+in_every_setting!(
+    a_client_that_never_pauses_leaves_an_endpoint_that_has_gone,
+    a_client_that_never_pauses_is_never_silent_for_long,
+);
 
 /// Who answers a client that asks from that port.
 fn answerer(cluster: &Cluster, to: SocketAddr, port: u16) -> Result<String> {
@@ -58,5 +63,26 @@ fn a_client_that_never_pauses_leaves_an_endpoint_that_has_gone(setting: Setting)
             Ok(answerer(&cluster, doors[0].0.to, port)? == gone)
         })?;
     }
+    Ok(())
+}
+
+fn a_client_that_never_pauses_is_never_silent_for_long(setting: Setting) -> Result<()> {
+    let cluster = serving(setting, &[0, 1], |service| service)?;
+    let pod = cluster.bypassing_pod(0, "sandbox")?;
+    let publish = |backends: &'static [usize]| {
+        let cluster = &cluster;
+        move || cluster.publish(&everywhere("web", 1), "web", backends)
+    };
+    let targets = [at4(1), at6(1)].map(Target::udp);
+    let backends = cluster.backends.iter().map(|(pod, _)| pod);
+    let mut vigil = Vigil::begin(pod.probe(), &targets, backends, &[0, 1])?;
+    vigil.change("2 -> 1", &[0], publish(&[0]))?;
+    vigil.change("1 -> 0", &[], publish(&[]))?;
+    vigil.change("0 -> 1", &[1], publish(&[1]))?;
+    vigil.change("deleted", &[], || cluster.folder.remove("web"))?;
+    vigil.change("made again", &[0], publish(&[0]))?;
+    let (reports, outcomes) = vigil.end(Nobody::LastStays)?;
+    vigil::assert_in_time(&outcomes);
+    assert!(reports.iter().all(|report| report.sockets == 1));
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod aim;
 mod load;
 mod measure;
+mod trickle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use self::aim::{Aim, Aimed};
 pub use self::load::{Digests, EchoDatagrams, HeldReport, Hold, Transfer, TransferReport};
 pub use self::measure::{BenchSlice, Latency, Load, SliceReport};
+pub use self::trickle::{Trickle, TrickleReport};
 
 /// What a probe is asked to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,6 +57,11 @@ pub enum Request {
         /// The destinations, in turn.
         to: Vec<SocketAddr>,
     },
+    /// Wait until something comes to that socket, be it an error. Answer: [`Response::Waited`].
+    SocketWait {
+        /// The number that `SocketOpen` gave.
+        socket: u64,
+    },
     /// Close that socket. Answer: [`Response::Done`].
     SocketClose {
         /// The number that `SocketOpen` gave.
@@ -86,6 +93,20 @@ pub enum Request {
         /// The number that `StreamStart` gave.
         stream: u64,
     },
+    /// Send datagrams at a steady pace in the background. Answer: [`Response::Trickle`].
+    TrickleStart(Trickle),
+    /// Look at a running trickle. Answer: [`Response::Trickled`].
+    TricklePeek {
+        /// The number that `TrickleStart` gave.
+        trickle: u64,
+    },
+    /// End a trickle. Answer: [`Response::Trickled`].
+    TrickleStop {
+        /// The number that `TrickleStart` gave.
+        trickle: u64,
+    },
+    /// When datagrams of trickles came to the UDP servers of this probe. Answer: [`Response::Ticks`].
+    Ticks,
     /// Measure for a while. Answer: [`Response::Measured`].
     Bench(BenchSlice),
     /// Send much and receive as much. Answer: [`Response::Transferred`].
@@ -132,6 +153,8 @@ pub enum Response {
         /// Its number.
         socket: u64,
     },
+    /// See [`Request::SocketWait`]: whether a datagram came, or an error.
+    Waited(Result<(), Failure>),
     /// See [`Request::SessionOpen`].
     Session(SessionOpened),
     /// See [`Request::SessionExchange`].
@@ -143,6 +166,15 @@ pub enum Response {
     },
     /// See [`Request::StreamStop`].
     Streamed(StreamReport),
+    /// A trickle runs.
+    Trickle {
+        /// Its number.
+        trickle: u64,
+    },
+    /// See [`Request::TrickleStop`].
+    Trickled(TrickleReport),
+    /// See [`Request::Ticks`].
+    Ticks(Vec<u64>),
     /// See [`Request::Bench`].
     Measured(SliceReport),
     /// See [`Request::Transfer`].
