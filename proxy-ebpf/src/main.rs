@@ -7,6 +7,7 @@
 
 mod kernel;
 mod maps;
+mod origins;
 mod packet;
 mod verdict;
 

@@ -324,6 +324,17 @@ fn what_a_connected_socket_sends_to_its_peer_passes() {
 }
 
 #[test]
+fn a_connected_socket_is_told_from_others_by_its_cookie() {
+    let maps = maps(&[(0..5, 0)]);
+    let (one, other) = (Socket::new(1, 9), Socket::new(2, 10));
+    for socket in [&one, &other] {
+        decision::connect(&maps, socket, &to(VIP0, 80, protocol::UDP));
+        let origin = socket.origin.borrow().unwrap();
+        assert_eq!((origin.stamp, origin.is_whole()), (socket.cookie.get(), true));
+    }
+}
+
+#[test]
 fn a_torn_origin_is_never_believed() {
     let maps = maps(&[(0..5, 0), (100..105, 0)]);
     let socket = Socket::new(1, 9);

@@ -25,9 +25,9 @@ pub struct Chosen {
 impl Chosen {
     /// What the socket that asked for `destination` has to remember of it, not sealed yet.
     #[inline(always)]
-    pub const fn origin(&self, destination: &Destination, frontend: &Frontend, revision: u64) -> Origin {
+    pub const fn origin(&self, destination: &Destination, frontend: &Frontend, stamp: u64) -> Origin {
         Origin {
-            revision,
+            stamp,
             sets: self.sets.0,
             vip: destination.address,
             backend: self.backend.address,

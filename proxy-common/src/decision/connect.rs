@@ -24,9 +24,11 @@ pub fn connect(tables: &impl Tables, caller: &impl Caller, destination: &Destina
             return other;
         }
     };
-    // The revision is of no use to a connected socket, which does not choose again.
-    let origin = Origin { flags: origin_flag::CONNECTED, ..chosen.origin(destination, &frontend, 0) };
-    // Without memory the connection works all the same; only getpeername() tells the backend's address.
+    // It does not choose again; but it is to be told when its backend is gone.
+    let origin = chosen.origin(destination, &frontend, caller.cookie());
+    let origin = Origin { flags: origin_flag::CONNECTED, ..origin };
+    // Without memory the connection works all the same; only getpeername() tells the backend's address, and nobody tells
+    // it that the backend is gone.
     caller.keep_origin(&origin.sealed());
     Outcome::Translate(chosen.backend.address, chosen.backend.port)
 }

@@ -19,7 +19,7 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
         && origin.vip == destination.address
         && origin.vip_port == destination.port
         && origin.flags & origin_flag::CONNECTED == 0
-        && Revision(origin.revision) == revision
+        && Revision(origin.stamp) == revision
         && revision.is_settled()
         && still_there(tables, origin)
     {

@@ -44,8 +44,9 @@ map_type! {
 map_type! {
     /// What a socket asked for and what it got.
     pub struct Origin [72] {
-        /// The frontends' revision before the VIP was looked up.
-        revision: u64,
+        /// Of a socket that connected: its cookie, by which it is told from all other sockets. Of another one: the
+        /// frontends' revision before the VIP was looked up.
+        stamp: u64,
         /// The service's `sets` word when the backend was chosen.
         sets: u64,
         /// The address asked for.
@@ -95,7 +96,7 @@ impl Origin {
             .wrapping_add(weigh(5, pair(self.vip_port.wire() as u32, self.backend_port.wire() as u32)))
             .wrapping_add(weigh(6, pair(self.service, self.slot)))
             .wrapping_add(weigh(7, self.flags as u64))
-            .wrapping_add(weigh(8, self.revision))
+            .wrapping_add(weigh(8, self.stamp))
     }
 }
 

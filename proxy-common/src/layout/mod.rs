@@ -118,6 +118,9 @@ pub mod packet_program {
     pub const EGRESS: &str = "packet_egress";
 }
 
+/// Name of the program that tells what sockets remember ([`map::ORIGINS`]).
+pub const ORIGINS_PROGRAM: &str = "origins";
+
 /// Names of the constants that the loader sets in the programs.
 pub mod constant {
     /// u64: SO_NETNS_COOKIE of the host's network namespace; 0 where the kernel cannot tell (before 5.14),

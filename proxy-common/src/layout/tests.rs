@@ -48,7 +48,7 @@ fn a_seal_tells_neighbouring_frontends_and_values_apart() {
 fn a_mixture_of_two_origins_is_not_whole() {
     let origin = |last: u8, service: u32| {
         Origin {
-            revision: 2,
+            stamp: 2,
             sets: Sets::new(service * 4, 4, 0).0,
             vip: key(last, 53).address,
             backend: key(last + 100, 53).address,
@@ -68,7 +68,7 @@ fn a_mixture_of_two_origins_is_not_whole() {
         Origin { service: b.service, slot: b.slot, ..a },
         Origin { backend: b.backend, ..a },
         Origin { sets: b.sets, ..a },
-        Origin { revision: 4, ..a },
+        Origin { stamp: 4, ..a },
         Origin { seal: b.seal, ..a },
         Origin { flags: origin_flag::CONNECTED, ..a },
     ] {

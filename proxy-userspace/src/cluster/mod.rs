@@ -19,13 +19,14 @@ pub mod reject;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use self::change::{Change, Kind, Object, ObjectRef};
 use self::ingest::{Backends, Hints, Parsed};
-use self::model::{Endpoint, Family, NodeInfo, Pod, Service, ServiceName, ServicePort};
+use self::model::{Endpoint, Family, NodeInfo, Pod, Protocol, Service, ServiceName, ServicePort};
 use self::reject::{Problem, Reject};
 
 /// Everything known of the cluster.
@@ -63,6 +64,8 @@ struct Entry {
     service: Option<Box<Service>>,
     /// Sorted by the slice's name, so that the order of arrival has no influence.
     slices: Vec<(Box<str>, Backends)>,
+    /// Whether there was a Service once: what its slices say still matters to those that were connected to it.
+    was_served: bool,
 }
 
 /// How much there is.
@@ -158,6 +161,27 @@ impl Cluster {
     /// The names of all Services, in order.
     pub fn service_names(&self) -> impl Iterator<Item = &ServiceName> {
         self.entries.iter().filter(|(_, entry)| entry.service.is_some()).map(|(name, _)| name)
+    }
+
+    /// All names under which there is anything, Services or slices.
+    pub fn names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.entries.keys()
+    }
+
+    /// Who answers by a protocol according to the slices of that name, on any port, whether or not there is a Service.
+    pub fn answering(
+        &self,
+        name: &ServiceName,
+        protocol: Protocol,
+    ) -> impl Iterator<Item = (IpAddr, u16)> + use<'_> {
+        let slices = self.entries.get(name).into_iter().flat_map(|entry| &entry.slices);
+        slices.flat_map(move |(_, backends)| {
+            let ports = backends.ports.iter().filter(move |port| port.protocol == protocol);
+            ports.flat_map(|port| {
+                let answer = backends.endpoints.iter().filter(|endpoint| endpoint.serving || endpoint.ready);
+                answer.map(|endpoint| (endpoint.address, port.port))
+            })
+        })
     }
 
     /// The endpoints of a Service port in one family, from all slices: every address and port once, sorted by
@@ -352,6 +376,7 @@ impl Cluster {
         let entry = self.entries.entry(name.clone()).or_default();
         self.counts.services += usize::from(service.is_some());
         self.counts.services -= usize::from(entry.service.is_some());
+        entry.was_served = true;
         entry.service = service.map(Box::new);
         self.dirty.insert(name.clone());
         self.drop_if_empty(name);
@@ -386,7 +411,7 @@ impl Cluster {
             }
         }
         self.counts.endpoints += added;
-        if entry.service.is_some() {
+        if entry.was_served {
             self.dirty.insert(service);
         }
     }
@@ -400,7 +425,7 @@ impl Cluster {
         let (_, old) = entry.slices.remove(index.expect("a slice is where it was filed"));
         self.counts.slices -= 1;
         self.counts.endpoints -= old.endpoints.len();
-        if entry.service.is_some() {
+        if entry.was_served {
             self.dirty.insert(service.clone());
         }
         self.drop_if_empty(&service);

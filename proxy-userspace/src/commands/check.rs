@@ -13,7 +13,7 @@ use crate::{
     datapath::{
         attachments, devices, kernel,
         pins::{Pins, cgroup_id},
-        programs,
+        programs, sockets,
     },
     settings::{Check, Output, Place},
 };
@@ -106,6 +106,7 @@ fn findings(place: &Place) -> Vec<Finding> {
     }
     findings.extend(socket_hooks());
     findings.push(packets());
+    findings.push(removed_endpoints());
     if let Ok(folder) = cgroup {
         findings.extend(hooks(&folder, &place.bpffs_root));
     }
@@ -218,6 +219,31 @@ fn packets() -> Finding {
             Verdict::Limited,
             format!("{error:#}"),
             "CONFIG_NET_CLS_ACT; `kubeshunt run --packet-path=off` does without",
+        ),
+    }
+}
+
+/// Whether connected UDP sockets are told that their endpoint is gone.
+fn removed_endpoints() -> Finding {
+    const SUBJECT: &str = "removed endpoints";
+    match sockets::probe() {
+        Ok(lacks) if lacks.is_empty() => {
+            Finding::good(SUBJECT, "connected UDP sockets are woken, in all network namespaces")
+        }
+        Ok(lacks) => {
+            let lacks: Vec<_> = lacks.iter().map(ToString::to_string).collect();
+            Finding::but(
+                SUBJECT,
+                Verdict::Limited,
+                "some connected UDP sockets keep sending to endpoints that are gone",
+                lacks.join("; "),
+            )
+        }
+        Err(error) => Finding::but(
+            SUBJECT,
+            Verdict::Limited,
+            "connected UDP sockets keep sending to endpoints that are gone",
+            format!("{error:#}"),
         ),
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    controller::{Chosen, Controller, Hears, status::Status, sweep},
+    controller::{self, Chosen, Controller, Hears, status::Status, sweep},
     datapath::{
         counters::Counters,
         flows::{FlowMaps, sweep::Judge},
@@ -71,13 +71,17 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let (serves, served) = std::sync::mpsc::channel();
     let (asks, checks) = watch::channel(Checks::new());
     let (leaves, left) = watch::channel(None);
-    let hears = Hears { served: serves, checks: asks, left: leaves };
+    let (backs, backing) = std::sync::mpsc::channel();
+    let with_tcp = args.sockets.reset_connections_to_removed_endpoints;
+    let hears =
+        Hears { served: serves, backing: backs, backing_of_tcp: with_tcp, checks: asks, left: leaves };
     let left = host::cgroups::follow(settings.cgroup_root.clone(), left)?;
     let by_packets = args.packets.pods_by_packets.clone();
     let chosen = Chosen { node_ports, by_packets, serves_external_ips: args.serves_external_ips() };
     let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, chosen)?;
     let counters = controller.datapath().counters()?;
     let flows = FlowMaps::open(&pins)?;
+    let sockets = controller.datapath().sockets(with_tcp);
     let (sender, changes) = mpsc::channel(QUEUE);
     let source = async {
         match &args.manifests {
@@ -99,6 +103,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         result = serve::metrics(args.metrics_bind_address, Arc::clone(&status)) => result,
         result = serve::balancers::run(checks, Arc::clone(&status)) => result,
         result = sweep::run(flows, judge, Arc::clone(&status), served) => result,
+        result = controller::sockets::run(sockets, Arc::clone(&status), backing) => result,
         () = follow(&counters, &status) => Ok(()),
         _ = interrupt.recv() => stopped("SIGINT"),
         _ = terminate.recv() => stopped("SIGTERM"),

@@ -7,24 +7,23 @@
 //! When a write fails, the maps hold a servable prefix of the plan; they are read back and everything is planned
 //! anew, after a pause that grows.
 
+mod announce;
 mod devices;
 mod flow_metrics;
+pub mod sockets;
 pub mod status;
 pub mod sweep;
 
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    sync::{Arc, mpsc::Sender},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use proxy_common::{
-    address::Address,
-    layout::{FrontendKey, node_address},
-};
+use proxy_common::{address::Address, layout::node_address};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -33,24 +32,14 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    cluster::{
-        Cluster,
-        change::Change,
-        model::{ServiceName, ServicePort},
-    },
+    cluster::{Cluster, change::Change, model::ServiceName},
     datapath::{self, Datapath, flows::settings::Pods, kernel},
-    flows::stale::Served,
-    host::{
-        cgroups::{self, Cgroups},
-        devices::Devices,
-    },
+    flows::backing::Stage,
+    host::{cgroups::Cgroups, devices::Devices},
     plan::{self, Extent, Plan, Planner, Problem},
-    tables::{
-        self, by_packets,
-        checks::{self, Checks},
-        node_ports, ranges,
-    },
+    tables::{self, by_packets, node_ports, ranges},
 };
+pub use announce::Hears;
 use devices::DeviceWatch;
 use status::Status;
 
@@ -86,16 +75,6 @@ pub struct Controller {
     chosen: Chosen,
     /// On which of them NodePorts answer.
     node: Arc<BTreeSet<Address>>,
-}
-
-/// Who is told something after each change.
-pub struct Hears {
-    /// Which endpoints serve UDP.
-    pub served: Sender<Served>,
-    /// What load balancers are to be told.
-    pub checks: watch::Sender<Checks>,
-    /// Which pods' sockets are to be left alone.
-    pub left: watch::Sender<cgroups::Wanted>,
 }
 
 /// What the user has chosen, of what depends on objects.
@@ -304,7 +283,11 @@ impl Controller {
         let names: Vec<ServiceName> = desired.iter().map(|(name, _)| name.clone()).collect();
         let extent = if whole { self.extent } else { Extent::Changes };
         let plan = self.planner.plan(self.datapath.backends(), desired, extent);
+        let rosters = self.rosters(&names, &plan.operations);
+        self.announce(&rosters, Stage::Coming);
         self.datapath.carry_out(&plan.operations)?;
+        self.announce(&rosters, self.made());
+        self.tell_balancers(&names);
         if whole {
             self.extent = Extent::Changes;
         } else if !self.synced {
@@ -313,42 +296,11 @@ impl Controller {
             );
         }
         self.synced = true;
-        self.announce(&names);
         let operations = plan.operations.len();
         self.tell(&names, plan);
         self.status.synced(&self.planner, self.cluster.counts(), operations, started.elapsed());
         debug!(operations, elapsed = ?started.elapsed(), "maps written");
         Ok(())
-    }
-
-    /// Tells what follows from a change of these Services, now that whoever chooses anew chooses as it has it.
-    fn announce(&self, names: &[ServiceName]) {
-        let mut served = Served::on(Arc::clone(&self.node));
-        for name in names {
-            let holds = |port: &ServicePort, key: &FrontendKey| {
-                let holder = self.planner.holder(key);
-                holder.is_some_and(|holder| holder.service == *name && holder.port == port.name)
-            };
-            tables::add_served(&self.cluster, name, holds, &mut served);
-        }
-        if !served.is_empty() {
-            // Who is to hear of it ends only when we do.
-            let _ = self.hears.served.send(served);
-        }
-        self.hears.checks.send_if_modified(|checks| {
-            let mut is_modified = false;
-            for name in names {
-                let is = checks::of_service(&self.cluster, name);
-                if is.as_ref() != checks.get(name) {
-                    is_modified = true;
-                    match is {
-                        Some(check) => drop(checks.insert(name.clone(), check)),
-                        None => drop(checks.remove(name)),
-                    }
-                }
-            }
-            is_modified
-        });
     }
 
     /// Reports what a plan left undone, each thing once for as long as it lasts.

@@ -45,6 +45,7 @@ pub struct Status {
     map_capacity: Family<Labels, Gauge>,
     decisions: Family<Labels, Counter<u64, AtomicU64>>,
     devices: Family<Labels, Gauge>,
+    aborted: Family<Labels, Counter>,
 }
 
 #[derive(Default)]
@@ -102,6 +103,12 @@ impl Default for Status {
             "Devices with programs for packets, by what is behind them",
             devices.clone(),
         );
+        let aborted = Family::default();
+        registry.register(
+            "sockets_aborted",
+            "Connected sockets that were woken with an error, because their endpoint was gone, by protocol",
+            aborted.clone(),
+        );
         Self {
             state: Mutex::default(),
             serving: AtomicBool::new(false),
@@ -117,6 +124,7 @@ impl Default for Status {
             map_capacity,
             decisions,
             devices,
+            aborted,
         }
     }
 }
@@ -161,6 +169,10 @@ impl Status {
 
     pub(super) fn devices(&self, side: &'static str, count: usize) {
         self.devices.get_or_create(&[("side", side)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn aborted(&self, protocol: &'static str, sockets: u64) {
+        self.aborted.get_or_create(&[("protocol", protocol)]).inc_by(sockets);
     }
 
     /// Brings a decision counter up to what the programs have counted.

@@ -1,8 +1,10 @@
 //! The few system calls that aya 0.14 lacks: link update, what a link is attached to, whether there is tcx, an RCU
-//! grace period, the cookie of a network namespace, and reading a hash many entries at a time.
+//! grace period, the cookie of a network namespace, reading a hash many entries at a time, and having a program walk
+//! over a map.
 
 use std::{
     ffi::CString,
+    fs::File,
     io, mem,
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -194,6 +196,34 @@ pub fn has_tcx() -> io::Result<bool> {
             _ => Err(error),
         },
     }
+}
+
+/// Makes a program the one that walks over a map (`BPF_LINK_CREATE` with `iter_info`, 5.9). The link lasts as long as
+/// the descriptor.
+///
+/// # Errors
+/// What the kernel says.
+pub fn walk_over(map: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // `union bpf_iter_link_info`, as long as it was in the beginning.
+    let info = map.as_raw_fd().cast_unsigned();
+    let mut attr = attribute();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = (&raw const info) as u64;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info_len = 4;
+    // SAFETY: `info` is as long as is said, and lives until the call returns.
+    owned(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }.context("attaching to a map")?)
+}
+
+/// Begins a walk: what its program writes can be read (`BPF_ITER_CREATE`, 5.8).
+///
+/// # Errors
+/// What the kernel says.
+pub fn walk(link: BorrowedFd<'_>) -> Result<File> {
+    let mut attr = attribute();
+    attr.iter_create.link_fd = link.as_raw_fd().cast_unsigned();
+    // SAFETY: no pointers are involved.
+    Ok(owned(unsafe { bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr) }?)?.into())
 }
 
 /// Returns when every BPF program that was running when it was called has ended.

@@ -14,6 +14,7 @@
 //! - [`contents`]: reading everything back;
 //! - [`cells`]: which addresses packets are looked at for;
 //! - [`flows`]: what the packet path remembers;
+//! - [`sockets`]: those that were connected to a Service, in all network namespaces;
 //! - [`counters`], [`attachments`]: what the programs counted, and who else is attached.
 
 pub mod attachments;
@@ -28,6 +29,7 @@ pub mod mapped;
 mod object;
 pub mod pins;
 pub mod programs;
+pub mod sockets;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -211,6 +213,14 @@ impl Datapath {
     /// What is attached to devices.
     pub fn devices(&mut self) -> &mut devices::Devices {
         &mut self.devices
+    }
+
+    /// The sockets that were connected to a Service; of TCP only if asked for.
+    ///
+    /// # Errors
+    /// When the kernel cannot list them.
+    pub fn sockets(&mut self, with_tcp: bool) -> Result<sockets::Sockets> {
+        sockets::Sockets::of(self.programs.object(), with_tcp)
     }
 
     /// What fits into the maps as they are.

@@ -6,12 +6,11 @@ use std::{
 };
 
 use proxy_common::{
-    address::{Address, Port},
+    address::Address,
     layout::{Flow, FrontendKey, Tuple, flow_state, protocol, scope},
 };
 
-/// An address and a port.
-type End = (Address, Port);
+use super::backing::End;
 
 /// Who serves UDP at which address and port, of some Services.
 ///
@@ -34,11 +33,10 @@ impl Served {
 
     /// Adds a service port: where it answers, and who serves it, if anybody. Of other protocols than UDP nothing is
     /// noted.
-    pub fn add(&mut self, frontends: impl IntoIterator<Item = FrontendKey>, endpoints: HashSet<End>) {
-        let endpoints = Arc::new(endpoints);
+    pub fn add(&mut self, frontends: impl IntoIterator<Item = FrontendKey>, endpoints: &Arc<HashSet<End>>) {
         for key in frontends {
             if key.protocol == protocol::UDP && matches!(key.scope, scope::VIP | scope::NODE_PORT) {
-                self.by_end.insert((key.address, key.port), Arc::clone(&endpoints));
+                self.by_end.insert((key.address, key.port), Arc::clone(endpoints));
             }
         }
     }

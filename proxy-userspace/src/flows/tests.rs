@@ -243,11 +243,13 @@ fn both_arrivals_lead_to_their_flow() {
 fn only_udp_flows_are_led_elsewhere_and_only_if_there_is_an_elsewhere() {
     let key =
         |address, port, protocol, scope| FrontendKey { address, port: Port::new(port), protocol, scope };
-    let ends = |all: &[(&str, u16)]| all.iter().map(|(ip, port)| (address(ip), Port::new(*port))).collect();
+    let ends = |all: &[(&str, u16)]| {
+        Arc::new(all.iter().map(|(ip, port)| (address(ip), Port::new(*port))).collect())
+    };
     let leaves = |protocol, state, frontend: FrontendKey, serving: &[(&str, u16)]| {
         let (key, flow) = flow(protocol, 5000, "10.1.0.1", None, state);
         let mut served = Served::on(Arc::new([address("10.96.0.1")].into()));
-        served.add([frontend], ends(serving));
+        served.add([frontend], &ends(serving));
         served.leaves(&key, &flow)
     };
     let vip = key(address("10.96.0.1"), 80, protocol::UDP, scope::VIP);
@@ -273,18 +275,18 @@ fn only_udp_flows_are_led_elsewhere_and_only_if_there_is_an_elsewhere() {
     let node_port = key(Address::ANY_V4, 80, protocol::UDP, scope::NODE_PORT);
     assert!(leaves(protocol::UDP, 0, node_port, &[other]));
     let mut not_here = Served::default();
-    not_here.add([node_port], ends(&[other]));
+    not_here.add([node_port], &ends(&[other]));
     let (inside, to_vip) = flow(protocol::UDP, 5000, "10.1.0.1", None, 0);
     assert!(!not_here.leaves(&inside, &to_vip), "the address is not the node's");
     // The last word counts, and what belongs to another key is not believed.
     let mut served = Served::default();
-    served.add([vip], ends(&[other]));
+    served.add([vip], &ends(&[other]));
     let mut later = Served::default();
-    later.add([vip], ends(&[this, other]));
+    later.add([vip], &ends(&[this, other]));
     let (key, flow) = flow(protocol::UDP, 5000, "10.1.0.1", None, 0);
     assert!(served.leaves(&key, &flow) && !served.leaves(&key, &Flow { service: 9, ..flow }));
     let mut nobody = Served::default();
-    nobody.add([vip], ends(&[]));
+    nobody.add([vip], &ends(&[]));
     let mut gone = served.clone();
     gone.extend(nobody);
     assert!(!gone.leaves(&key, &flow), "nobody serves any more");

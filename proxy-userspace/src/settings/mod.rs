@@ -2,6 +2,7 @@
 
 mod flows;
 mod packets;
+mod sockets;
 
 use std::{
     net::SocketAddr,
@@ -20,6 +21,7 @@ use crate::{
 };
 pub use flows::Flows;
 pub use packets::{Packets, Switch};
+pub use sockets::Sockets;
 
 /// Kubernetes Services by eBPF, beside any CNI, in place of kube-proxy.
 #[derive(Parser, Debug)]
@@ -98,6 +100,9 @@ pub struct Run {
     /// Which packets are seen to
     #[command(flatten)]
     pub packets: Packets,
+    /// Which sockets are woken
+    #[command(flatten)]
+    pub sockets: Sockets,
     /// Where programs attach and maps are pinned
     #[command(flatten)]
     pub place: Place,

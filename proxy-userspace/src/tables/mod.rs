@@ -9,6 +9,7 @@ pub mod by_packets;
 pub mod checks;
 pub mod node_ports;
 pub mod ranges;
+pub mod rosters;
 
 use proxy_common::{
     address::{Address, Port},
@@ -23,7 +24,6 @@ use crate::{
         model::{Endpoint, Family, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
         printable::Printable,
     },
-    flows::stale::Served,
     policy,
 };
 
@@ -97,29 +97,6 @@ pub fn of_service(cluster: &Cluster, name: &ServiceName) -> Vec<PortTable> {
         }
     }
     tables
-}
-
-/// Adds to `served` who serves the UDP ports of the Service `name`, at those of its frontends that it `holds`: another
-/// Service may have a better claim to one. Endpoints that are ready count whether or not they answer, because the sets
-/// have them, too.
-pub fn add_served(
-    cluster: &Cluster,
-    name: &ServiceName,
-    holds: impl Fn(&ServicePort, &FrontendKey) -> bool,
-    served: &mut Served,
-) {
-    let Some(service) = cluster.service(name) else { return };
-    for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
-        for cluster_ip in &service.cluster_ips {
-            let family = Family::of(*cluster_ip);
-            let endpoints = cluster.endpoints(name, port, family).into_iter();
-            let serving = endpoints
-                .filter(|endpoint| endpoint.serving || endpoint.ready)
-                .map(|endpoint| (Address::from(endpoint.address), Port::new(endpoint.port)));
-            let frontends = frontends(cluster, service, port, family).into_iter().map(|(key, _)| key);
-            served.add(frontends.filter(|key| holds(port, key)), serving.collect());
-        }
-    }
 }
 
 /// The table of one service port and family.

@@ -1,19 +1,25 @@
 //! The capabilities that kubeshunt says it needs: enough, and none too many. The example in
-//! `deploy/kubeshunt.service` grants exactly these.
+//! `deploy/kubeshunt.service` grants these, and one that it can do without.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use kubeshunt_tests::protocol::Target;
-use kubeshunt_tests::proxy;
-use kubeshunt_tests::stage::{Stage, at4};
+use kubeshunt_tests::probe::Socket;
+use kubeshunt_tests::protocol::{KeptSocket, Method, Target};
+use kubeshunt_tests::stage::{self, Stage, at4};
+use kubeshunt_tests::{Station, proxy};
 
 const NEEDED: [&str; 3] = ["bpf", "net_admin", "perfmon"];
 
 /// A program that runs kubeshunt with these capabilities and no way to more.
 fn confined(folder: &Path, capabilities: &[&str]) -> Result<PathBuf> {
+    confined_after(folder, capabilities, "")
+}
+
+/// The same, when these commands have been run in a mount namespace of its own.
+fn confined_after(folder: &Path, capabilities: &[&str], commands: &str) -> Result<PathBuf> {
     let mut set = "-all".to_owned();
     for capability in capabilities {
         set.push_str(",+");
@@ -22,7 +28,10 @@ fn confined(folder: &Path, capabilities: &[&str]) -> Result<PathBuf> {
     let program = proxy::program()?;
     let path = folder.join(format!("confined-{}", capabilities.join("-")));
     let script = format!(
-        "#!/bin/sh\nexec setpriv --no-new-privs --inh-caps=-all --bounding-set={set} {} \"$@\"\n",
+        "#!/bin/sh\n\
+         [ -z \"$OWN_MOUNTS\" ] && OWN_MOUNTS=yes exec unshare --mount \"$0\" \"$@\"\n\
+         {commands}\n\
+         exec setpriv --no-new-privs --inh-caps=-all --bounding-set={set} {} \"$@\"\n",
         program.display()
     );
     fs::write(&path, script).context("cannot write a script")?;
@@ -67,6 +76,60 @@ fn none_of_them_can_be_spared_and_the_message_names_it() -> Result<()> {
         let table = String::from_utf8_lossy(&check.stdout).into_owned();
         assert!(table.contains(&format!("{name} missing")), "without {name}: {table}");
     }
+    Ok(())
+}
+
+/// A socket of that place, connected by the Service to the one backend there is.
+fn connected(station: &Station) -> Result<Socket<'_>> {
+    let spec = KeptSocket { method: Method::UdpConnected, v6: false, timeout_ms: 2_000 };
+    let socket = station.probe().socket(spec)?;
+    let answer = socket.ask(&[at4(1)])?.remove(0).result;
+    answer.map_err(|failure| anyhow::anyhow!("{failure:?}"))?;
+    Ok(socket)
+}
+
+fn ends_with(socket: &Socket<'_>, error: &str) -> Result<()> {
+    let failure = socket.wait()?.expect_err("nobody sends anything");
+    assert_eq!(failure.error, error);
+    Ok(())
+}
+
+#[test]
+fn without_cap_sys_admin_it_says_so_and_wakes_the_sockets_of_its_own_network_namespace() -> Result<()> {
+    let mut stage = Stage::serving(1)?;
+    let confined = confined(stage.bed.folder(), &NEEDED)?;
+    stage.kubeshunt_mut().terminate()?;
+    stage.kubeshunt_mut().restart_as(&confined)?;
+    let said = stage.wait_for_log(&["WARN", "CAP_SYS_ADMIN"])?;
+    assert!(said.contains("connected UDP sockets keep sending"), "{said}");
+    let (own, pods) = (connected(stage.node.host())?, connected(&stage.client)?);
+    stage.publish(&stage::service("web", 1), "web", &[])?;
+    ends_with(&own, "ECONNABORTED")?;
+    ends_with(&pods, "TIMEOUT")?;
+    let log = fs::read_to_string(stage.kubeshunt().log())?;
+    assert_eq!(log.matches("CAP_SYS_ADMIN").count(), 1, "{log}");
+    let check = stage.kubeshunt().command(&["check"])?;
+    let table = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.success() && table.contains("CAP_SYS_ADMIN"), "{table}");
+    Ok(())
+}
+
+#[test]
+fn with_cap_sys_admin_it_wakes_the_sockets_of_namespaces_that_are_mounted() -> Result<()> {
+    let mut stage = Stage::serving(1)?;
+    // As container runtimes do it; here where nobody else sees it.
+    let mounted = stage.bed.folder().join("netns");
+    let commands =
+        format!(": > {0}; mount --bind /proc/{1}/ns/net {0}", mounted.display(), stage.client.probe().pid());
+    let with: Vec<_> = NEEDED.into_iter().chain(["sys_admin"]).collect();
+    let confined = confined_after(stage.bed.folder(), &with, &commands)?;
+    stage.kubeshunt_mut().terminate()?;
+    stage.kubeshunt_mut().restart_as(&confined)?;
+    let pods = connected(&stage.client)?;
+    stage.publish(&stage::service("web", 1), "web", &[])?;
+    ends_with(&pods, "ECONNABORTED")?;
+    let log = fs::read_to_string(stage.kubeshunt().log())?;
+    assert!(!log.contains("CAP_SYS_ADMIN"), "{log}");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -219,10 +220,10 @@ fn flows_to_endpoints_that_serve_no_more_go_and_others_stay() -> Result<()> {
     };
     let all = maps.keys()?.0;
     assert_eq!(pass(&maps, &served)?, (0, all.clone()), "nothing is known");
-    served.add([at], backends.collect());
+    served.add([at], &Arc::new(backends.collect()));
     assert_eq!(pass(&maps, &served)?, (0, all), "they serve still");
     let mut later = Served::default();
-    later.add([at], [elsewhere].into());
+    later.add([at], &Arc::new([elsewhere].into()));
     served.extend(later);
     assert_eq!(pass(&maps, &served)?, (1_500, stay.clone()));
     assert!(

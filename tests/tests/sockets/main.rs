@@ -7,7 +7,9 @@ mod frontends;
 mod isolation;
 mod model;
 mod refusals;
+mod removed;
 mod spread;
+mod steady;
 mod translation;
 
 use std::net::SocketAddr;
