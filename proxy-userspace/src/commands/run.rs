@@ -75,10 +75,11 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let with_tcp = args.sockets.reset_connections_to_removed_endpoints;
     let hears =
         Hears { served: serves, backing: backs, backing_of_tcp: with_tcp, checks: asks, left: leaves };
-    let left = host::cgroups::follow(settings.cgroup_root.clone(), left)?;
+    let cgroup_root = settings.cgroup_root.clone();
     let by_packets = args.packets.pods_by_packets.clone();
     let chosen = Chosen { node_ports, by_packets, serves_external_ips: args.serves_external_ips() };
     let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, chosen)?;
+    let left = host::cgroups::follow(cgroup_root, left)?;
     let counters = controller.datapath().counters()?;
     let flows = FlowMaps::open(&pins)?;
     let sockets = controller.datapath().sockets(with_tcp);
