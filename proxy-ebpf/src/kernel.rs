@@ -21,7 +21,7 @@ use proxy_common::{
 };
 
 use crate::maps::{
-    AFFINITY, BACKENDS, COUNTERS, FRONTENDS, LEFT_CGROUPS, LEFT_LEVELS, NODE_ADDRESSES, ORIGINS, REVISION,
+    AFFINITY, BACKENDS, COUNTERS, FRONTENDS, LEFT_CGROUPS, LEFT_COUNT, NODE_ADDRESSES, ORIGINS, REVISION,
     SENDERS, SERVICES, SOURCES,
 };
 
@@ -233,20 +233,22 @@ impl Client for Socket<'_> {
 /// Whether the process that calls is in one of the cgroups that are left alone. Most nodes have none.
 #[inline(never)]
 fn is_left_alone() -> bool {
-    let Some(levels) = LEFT_LEVELS.get_ptr(0) else { return false };
+    let Some(count) = LEFT_COUNT.get_ptr(0) else { return false };
     // SAFETY: the verifier checked the pointer; volatile and 8-byte aligned, so one load.
-    let levels = unsafe { ptr::read_volatile(levels) };
-    if levels == 0 {
+    if unsafe { ptr::read_volatile(count) } == 0 {
         return false;
     }
-    let mut level = 0;
-    while level < layout::LEFT_LEVELS {
-        if levels >> level & 1 != 0 {
-            // SAFETY: takes a number, returns a number; 0 where the process is not that deep.
-            let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
-            if LEFT_CGROUPS.get_ptr(&id).is_some() {
-                return true;
-            }
+    // From the root of the hierarchy, wherever the controller sees it from.
+    let mut level = 1;
+    while level < layout::CGROUP_LEVELS {
+        // SAFETY: takes a number, returns a number.
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if id == 0 {
+            // The process is not that deep.
+            return false;
+        }
+        if LEFT_CGROUPS.get_ptr(&id).is_some() {
+            return true;
         }
         level += 1;
     }

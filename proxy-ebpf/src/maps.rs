@@ -47,7 +47,7 @@ pub static AFFINITY: LruHashMap<AffinityKey, Affinity, { layout::AFFINITY_ROWS a
 pub static LEFT_CGROUPS: HashMap<u64, u32, { layout::LEFT_CGROUPS as usize }, NO_PREALLOC> = HashMap::new();
 
 #[btf_map]
-pub static LEFT_LEVELS: Array<u64, 1, MMAPABLE> = Array::new();
+pub static LEFT_COUNT: Array<u64, 1, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static ORIGINS: SkStorage<Origin> = SkStorage::new();
@@ -99,10 +99,10 @@ pub static VIP_CELLS: Array<Cells, { ROWS }, MMAPABLE> = Array::new();
 pub static BACKEND_CELLS: Array<Cells, { 2 * ROWS }> = Array::new();
 
 #[btf_map]
-pub static SERVICE_CIDRS: Array<Prefix, { layout::SERVICE_CIDRS as usize }, MMAPABLE> = Array::new();
+pub static SERVICE_CIDRS: Array<Prefix, { layout::RANGES as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
-pub static POD_CIDRS: Array<Prefix, { layout::SERVICE_CIDRS as usize }, MMAPABLE> = Array::new();
+pub static POD_CIDRS: Array<Prefix, { layout::RANGES as usize }, MMAPABLE> = Array::new();
 
 type Cells = [u8; layout::CELLS_PER_ROW as usize];
 const ROWS: usize = (layout::CELLS / layout::CELLS_PER_ROW) as usize;

@@ -149,7 +149,9 @@ fn node_ports_answer_on_the_nodes_addresses_and_on_loopback_for_the_host_alone()
     put(&mut maps, "0.0.0.0", 30_080, protocol::TCP, scope::NODE_PORT, 0, frontend_kind::NODE_PORT);
     put(&mut maps, "::", 30_080, protocol::TCP, scope::NODE_PORT, 0, frontend_kind::NODE_PORT);
     for own in ["192.168.1.1", "fd00::1", "127.0.0.1", "::1"] {
-        maps.node_addresses.insert(address(own), node_address::NODE_PORTS);
+        let loopback = address(own).is_loopback();
+        let own_bit = if loopback { 0 } else { node_address::OWN };
+        maps.node_addresses.insert(address(own), node_address::NODE_PORTS | own_bit);
     }
     maps.node_addresses.insert(address("192.168.1.3"), node_address::OWN);
     let asks = |maps: &Maps, destination: &str, host: bool| {

@@ -24,15 +24,17 @@ pub fn find(tables: &impl Tables, caller: &impl Caller, destination: &Destinatio
 #[inline(never)]
 fn has_node_ports(tables: &impl Tables, caller: &impl Caller, address: &Address) -> bool {
     if !address.is_loopback() {
-        return answers_node_ports(tables, address);
+        return has_node_ports_outside(tables, address);
     }
-    caller.in_host_namespace() && answers_node_ports(tables, &address.loopback_of_family())
+    caller.in_host_namespace()
+        && tables.node_address(&address.loopback_of_family()) & node_address::NODE_PORTS != 0
 }
 
-/// Whether NodePorts answer at the address.
+/// Whether NodePorts answer at the address, which is the node's own beyond loopback.
 #[inline(always)]
-fn answers_node_ports(tables: &impl Tables, address: &Address) -> bool {
-    tables.node_address(address) & node_address::NODE_PORTS != 0
+fn has_node_ports_outside(tables: &impl Tables, address: &Address) -> bool {
+    const BOTH: u32 = node_address::OWN | node_address::NODE_PORTS;
+    tables.node_address(address) & BOTH == BOTH
 }
 
 /// What a packet for `destination` meets.
@@ -46,8 +48,8 @@ pub enum OnTheWire {
     Foreign,
 }
 
-/// What a packet for `destination` meets. Packets for loopback addresses never come by a device. One key serves all
-/// look-ups: the stack is short.
+/// What a packet for `destination` meets. One for a loopback address should not come by a device, but nobody has looked
+/// at it before us: it meets nothing (CVE-2020-8558). One key serves all look-ups: the stack is short.
 #[inline(always)]
 pub fn on_the_wire(tables: &impl Tables, destination: &Destination) -> OnTheWire {
     let mut key = FrontendKey {
@@ -62,7 +64,7 @@ pub fn on_the_wire(tables: &impl Tables, destination: &Destination) -> OnTheWire
     key.address = destination.address.any_of_family();
     key.scope = scope::NODE_PORT;
     if let Some(frontend) = lookup(tables, &key)
-        && answers_node_ports(tables, &destination.address)
+        && has_node_ports_outside(tables, &destination.address)
     {
         return OnTheWire::Served(frontend);
     }

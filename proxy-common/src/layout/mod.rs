@@ -55,11 +55,10 @@ pub mod map {
     pub const SOURCES: &str = "SOURCES";
     /// [`super::AffinityKey`] → [`super::Affinity`], an LRU hash written by the programs.
     pub const AFFINITY: &str = "AFFINITY";
-    /// cgroup id → its level below the root, a hash: pods whose sockets are left alone, because their packets are to be
-    /// translated instead.
+    /// cgroup id → 0, a hash: pods whose sockets are left alone, because their packets are to be translated instead.
     pub const LEFT_CGROUPS: &str = "LEFT_CGROUPS";
-    /// One u64 with a bit set for each level in [`LEFT_CGROUPS`], an array the controller maps into its memory.
-    pub const LEFT_LEVELS: &str = "LEFT_LEVELS";
+    /// One u64, how many there are in [`LEFT_CGROUPS`], an array the controller maps into its memory.
+    pub const LEFT_COUNT: &str = "LEFT_COUNT";
     /// Socket → [`super::Origin`], socket storage written by the programs.
     pub const ORIGINS: &str = "ORIGINS";
     /// [`super::SenderKey`] → [`super::Sender`], an LRU hash written by the programs.
@@ -154,7 +153,7 @@ pub const SOURCES: u32 = 131_072;
 /// Capacity of [`map::LEFT_CGROUPS`].
 pub const LEFT_CGROUPS: u32 = 4_096;
 /// One more than the deepest level of a cgroup that can be left alone.
-pub const LEFT_LEVELS: u32 = 16;
+pub const CGROUP_LEVELS: u32 = 16;
 /// Capacity of [`map::DEVICES`].
 pub const DEVICES: u32 = 4_096;
 /// Default capacity of [`map::FLOWS`]; [`map::ARRIVALS`] has twice as many, because a masqueraded flow has two.
@@ -162,7 +161,7 @@ pub const DEFAULT_FLOWS: u32 = 262_144;
 /// Default places per CPU in [`map::NASCENT`] and [`map::CLOSING`]. 48 bytes each.
 pub const DEFAULT_QUEUE_LENGTH: u32 = 16_384;
 /// Capacity of [`map::SERVICE_CIDRS`] and of [`map::POD_CIDRS`].
-pub const SERVICE_CIDRS: u32 = 8;
+pub const RANGES: u32 = 8;
 /// Capacity of [`map::FRAGMENTS`].
 pub const FRAGMENTED: u32 = 8_192;
 /// Capacity of [`map::PUT_BY`], a power of two: about 2 KiB each.

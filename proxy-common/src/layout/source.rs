@@ -21,10 +21,11 @@ impl Source {
     const BITS_OF_SERVICE: u32 = 32;
 
     /// How many bits of the key count for a range of addresses of which the first `length` bits do: at most 32 for
-    /// IPv4, 128 for IPv6.
+    /// IPv4, 128 for IPv6; more count as all.
     #[must_use]
     pub const fn bits(address: &Address, length: u8) -> u32 {
         let before = if address.is_v4() { 96 } else { 0 };
-        Self::BITS_OF_SERVICE + before + length as u32
+        let bits = Self::BITS_OF_SERVICE + before + length as u32;
+        if bits < Self::BITS { bits } else { Self::BITS }
     }
 }

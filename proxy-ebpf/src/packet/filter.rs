@@ -75,12 +75,12 @@ pub enum Within {
     NoRanges = 2,
 }
 
-type Ranges = Array<Prefix, { layout::SERVICE_CIDRS as usize }, MMAPABLE>;
+type Ranges = Array<Prefix, { layout::RANGES as usize }, MMAPABLE>;
 
 #[inline(always)]
 fn within(ranges: &Ranges, address: &Address) -> Within {
     let mut place = 0;
-    while place < layout::SERVICE_CIDRS {
+    while place < layout::RANGES {
         let Some(prefix) = ranges.get_ptr(place) else { break };
         // SAFETY: the verifier checked the pointer. Prefixes change while nobody waits: a mixture of two is off
         // for one packet.

@@ -220,6 +220,14 @@ wire! {
         metadata: PodMetadata,
         /// What is asked for.
         spec: PodSpec,
+        /// What the kubelet reported.
+        status: PodStatus,
+    }
+
+    /// `status` of a Pod.
+    struct PodStatus {
+        /// `Succeeded` and `Failed` are the ends of it.
+        phase: String,
     }
 
     /// `metadata` of a Pod.
@@ -240,6 +248,8 @@ wire! {
         node_name: String,
         /// How it runs.
         runtime_class_name: Option<String>,
+        /// In the node's own network namespace.
+        host_network: bool,
     }
 
     /// `networking.k8s.io/v1 ServiceCIDR`.

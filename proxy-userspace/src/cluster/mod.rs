@@ -8,7 +8,7 @@
 //!   their Service, and a list says the same as the changes that lead to it.
 //! - Work is proportional to the change. An object that means the same as before touches nothing.
 //! - A bad object never harms another one, and one that turns bad as a whole keeps its last good version.
-//! - Nothing is complete before both Services and EndpointSlices have been listed once.
+//! - Nothing is complete before Services, EndpointSlices and the Node have been listed once.
 
 pub mod api;
 pub mod change;
@@ -54,7 +54,9 @@ pub struct Cluster {
     unknown: BTreeSet<ObjectRef>,
     listed_services: bool,
     listed_slices: bool,
+    listed_node: bool,
     listed_pods: bool,
+    listed_service_cidrs: bool,
     counts: Counts,
 }
 
@@ -99,7 +101,9 @@ impl Cluster {
             unknown: BTreeSet::new(),
             listed_services: false,
             listed_slices: false,
+            listed_node: false,
             listed_pods: false,
+            listed_service_cidrs: false,
             counts: Counts::default(),
         }
     }
@@ -142,7 +146,19 @@ impl Cluster {
     /// Whether every list needed for decisions has been seen once.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.listed_services && self.listed_slices
+        self.listed_services && self.listed_slices && self.listed_node
+    }
+
+    /// Whether it has been seen what there is of this node's object, be it nothing.
+    #[must_use]
+    pub fn is_node_known(&self) -> bool {
+        self.listed_node
+    }
+
+    /// Whether ServiceCIDRs have been listed, or are not to be had.
+    #[must_use]
+    pub fn are_service_cidrs_known(&self) -> bool {
+        self.listed_service_cidrs
     }
 
     /// Whether what is not known does not exist. Not so while a manifest is broken or an object does not decode
@@ -265,9 +281,13 @@ impl Cluster {
                 self.pods.retain(|(namespace, name), _| !is_gone(namespace, name));
                 self.listed_pods = true;
             }
-            Kind::ServiceCidr => self.service_cidrs.retain(|name, _| !is_gone("", name)),
+            Kind::ServiceCidr => {
+                self.service_cidrs.retain(|name, _| !is_gone("", name));
+                self.listed_service_cidrs = true;
+            }
             // The only Node that matters is this one, which is here; its last known state is better than none.
-            Kind::Node | Kind::Manifest => {}
+            Kind::Node => self.listed_node = true,
+            Kind::Manifest => {}
         }
         rejects
     }

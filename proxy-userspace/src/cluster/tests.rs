@@ -52,13 +52,14 @@ fn cluster_after(changes: impl IntoIterator<Item = Change>) -> Cluster {
 }
 
 #[test]
-fn complete_after_both_lists() {
+fn complete_after_all_lists() {
     let mut cluster = Cluster::new("n");
     cluster.apply(Change::Listed(Kind::Service, vec![]));
-    cluster.apply(Change::Listed(Kind::Node, vec![]));
     cluster.apply(Change::Applied(slice("web-1", "web", json!([]))));
     assert!(!cluster.is_complete());
     cluster.apply(Change::Listed(Kind::EndpointSlice, vec![]));
+    assert!(!cluster.is_complete(), "the Node decides over hints and over who is admitted");
+    cluster.apply(Change::Listed(Kind::Node, vec![]));
     assert!(cluster.is_complete());
 }
 

@@ -49,7 +49,7 @@ pub fn run(args: &Run) -> Result<()> {
 async fn serve_until_stopped(args: &Run) -> Result<()> {
     let node = args.node_name()?;
     let settings = args.datapath()?;
-    let node_ports = args.node_ports()?;
+    let (node_ports, by_packets) = (args.node_ports()?, args.packets.by_packets()?);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         node,
@@ -76,10 +76,9 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let hears =
         Hears { served: serves, backing: backs, backing_of_tcp: with_tcp, checks: asks, left: leaves };
     let cgroup_root = settings.cgroup_root.clone();
-    let by_packets = args.packets.pods_by_packets.clone();
     let chosen = Chosen { node_ports, by_packets, serves_external_ips: args.serves_external_ips() };
     let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, chosen)?;
-    let left = host::cgroups::follow(cgroup_root, left)?;
+    let left = host::cgroups::follow(cgroup_root, left);
     let counters = controller.datapath().counters()?;
     let flows = FlowMaps::open(&pins)?;
     let sockets = controller.datapath().sockets(with_tcp);

@@ -70,7 +70,7 @@ impl Controller {
     pub(super) fn announce(&self, rosters: &Arc<[Roster]>, stage: Stage) {
         // Flows are judged once whoever chooses anew chooses as it is now.
         if !matches!(stage, Stage::Coming) {
-            let mut served = Served::on(Arc::clone(&self.node));
+            let mut served = Served::on(Arc::clone(&self.surroundings.node_ports));
             for stand in rosters.iter().flat_map(|roster| &roster.stands) {
                 served.add(stand.frontends.iter().copied(), &stand.endpoints);
             }
@@ -79,7 +79,8 @@ impl Controller {
                 let _ = self.hears.served.send(served);
             }
         }
-        let news = News { rosters: Arc::clone(rosters), node: Arc::clone(&self.node), stage };
+        let news =
+            News { rosters: Arc::clone(rosters), node: Arc::clone(&self.surroundings.node_ports), stage };
         let _ = self.hears.backing.send(news);
     }
 

@@ -10,44 +10,43 @@
 mod announce;
 mod devices;
 mod flow_metrics;
+mod retry;
 pub mod sockets;
 pub mod status;
+mod surroundings;
 pub mod sweep;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
-use ipnet::IpNet;
-use proxy_common::{address::Address, layout::node_address};
+use proxy_common::address::Address;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::sleep,
 };
 use tracing::{debug, error, info, warn};
 
 use crate::{
     cluster::{Cluster, change::Change, model::ServiceName},
-    datapath::{self, Datapath, flows::settings::Pods, kernel},
+    datapath::{self, Datapath, kernel},
     flows::backing::Stage,
     host::{cgroups::Cgroups, devices::Devices},
-    plan::{self, Extent, Plan, Planner, Problem},
-    tables::{self, by_packets, node_ports, ranges},
+    plan::{Extent, Plan, Planner, Problem},
+    tables,
 };
 pub use announce::Hears;
 use devices::DeviceWatch;
+use retry::Retry;
 use status::Status;
+pub use surroundings::Chosen;
+use surroundings::Surroundings;
 
 /// How many queued changes are taken in before the tables are derived: bounds the delay of the first one.
 const BATCH: usize = 4096;
-
-/// First and longest pause after a failed write.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// Everything the loop works on.
 pub struct Controller {
@@ -66,25 +65,8 @@ pub struct Controller {
     attached: bool,
     status: Arc<Status>,
     hears: Hears,
-    /// This node's own addresses.
-    own: BTreeSet<Address>,
-    /// Where ServiceCIDRs say that ClusterIPs are taken from.
-    service_cidrs: BTreeSet<IpNet>,
-    /// Those that the Node object names.
-    named: Vec<IpAddr>,
     chosen: Chosen,
-    /// On which of them NodePorts answer.
-    node: Arc<BTreeSet<Address>>,
-}
-
-/// What the user has chosen, of what depends on objects.
-pub struct Chosen {
-    /// Where NodePorts answer.
-    pub node_ports: node_ports::Choice,
-    /// Whether Services answer at their external IPs.
-    pub serves_external_ips: bool,
-    /// Which pods' sockets are to be left alone.
-    pub by_packets: Vec<by_packets::Kind>,
+    surroundings: Surroundings,
 }
 
 impl Controller {
@@ -133,11 +115,8 @@ impl Controller {
             attached: false,
             status,
             hears,
-            own: BTreeSet::new(),
-            service_cidrs: BTreeSet::new(),
-            named: Vec::new(),
             chosen,
-            node: Arc::default(),
+            surroundings: Surroundings::default(),
         })
     }
 
@@ -160,11 +139,19 @@ impl Controller {
         let mut devices = DeviceWatch::new(devices);
         let mut grace: Option<JoinHandle<Result<()>>> = None;
         let mut grace_epoch = 0;
-        let mut pause = RETRY.0;
-        let mut retry_at: Option<Instant> = None;
-        self.own = addresses.borrow_and_update().clone();
-        self.node_addresses()?;
+        let (mut retry, mut retry_surroundings) = (Retry::default(), Retry::default());
+        self.surroundings.own = addresses.borrow_and_update().clone();
         loop {
+            if !retry_surroundings.is_waiting() {
+                match self.settle_surroundings() {
+                    Ok(()) => retry_surroundings.worked(),
+                    Err(failure) => {
+                        self.status.failed();
+                        let pause = retry_surroundings.failed();
+                        error!("{failure:#}; trying again in {pause:?}");
+                    }
+                }
+            }
             if grace.is_none()
                 && let Some(epoch) = self.planner.awaits_grace()
             {
@@ -181,18 +168,16 @@ impl Controller {
                     self.planner.release(grace_epoch);
                     !self.unplaced.is_empty()
                 }
-                () = sleep(until(retry_at)), if retry_at.is_some() => true,
+                () = retry.due() => true,
+                () = retry_surroundings.due() => false,
                 changed = addresses.changed() => {
                     changed.context("the watch on this node's addresses ended")?;
-                    self.own = addresses.borrow_and_update().clone();
-                    self.node_addresses()?;
+                    self.surroundings.own = addresses.borrow_and_update().clone();
                     false
                 }
                 changed = left.changed() => {
                     changed.context("the watch on pods' cgroups ended")?;
-                    if let Some(cgroups) = &*left.borrow_and_update() {
-                        self.datapath.leave_alone(cgroups)?;
-                    }
+                    self.surroundings.left.clone_from(&left.borrow_and_update());
                     false
                 }
                 due = devices.due() => {
@@ -207,9 +192,6 @@ impl Controller {
                         let Ok(change) = changes.try_recv() else { break };
                         self.take_in(change);
                     }
-                    self.follow_node()?;
-                    self.follow_service_cidrs()?;
-                    self.follow_pods();
                     true
                 }
             };
@@ -217,11 +199,9 @@ impl Controller {
                 continue;
             }
             match self.sync() {
-                Ok(()) => {
-                    retry_at = None;
-                    pause = RETRY.0;
-                }
+                Ok(()) => retry.worked(),
                 Err(failure) => {
+                    let pause = retry.failed();
                     error!("{failure:#}; reading the maps back and trying again in {pause:?}");
                     self.status.failed();
                     // The new planner counts its plans anew, and knows nothing of slots in limbo: what is
@@ -232,8 +212,6 @@ impl Controller {
                     self.planner = Planner::adopt(self.datapath.capacity(), self.datapath.observe()?);
                     self.extent = Extent::Everything;
                     self.synced = false;
-                    retry_at = Some(Instant::now() + pause);
-                    pause = (pause * 2).min(RETRY.1);
                 }
             }
             if !self.attached && self.synced {
@@ -327,65 +305,4 @@ impl Controller {
         }
         self.unplaced = plan.unplaced;
     }
-
-    /// Says which pods' sockets are to be left alone, as soon as that is known.
-    fn follow_pods(&self) {
-        let uids = match self.cluster.pods() {
-            _ if self.chosen.by_packets.is_empty() => Some(BTreeSet::new()),
-            pods => pods.map(|pods| by_packets::uids(pods, &self.chosen.by_packets)),
-        };
-        self.hears.left.send_if_modified(|known| {
-            let differs = *known != uids;
-            *known = uids;
-            differs
-        });
-    }
-
-    /// Looks whether ServiceCIDRs say something else than before.
-    fn follow_service_cidrs(&mut self) -> Result<()> {
-        let found = self.cluster.service_cidrs();
-        if found == self.service_cidrs {
-            return Ok(());
-        }
-        let (all, left_out) = ranges::with(&self.settings.packets.service_cidrs, &found);
-        if left_out > 0 {
-            warn!(
-                left_out,
-                "more ranges of ClusterIPs than the {} that fit: packets to unassigned addresses of the others leave the \
-                 node",
-                all.len()
-            );
-        }
-        self.service_cidrs = found;
-        self.datapath.set_service_cidrs(&all)
-    }
-
-    /// Looks whether the Node object has other addresses, its own or its pods', than before.
-    fn follow_node(&mut self) -> Result<()> {
-        let pods = &self.cluster.node().pod_cidrs;
-        if self.settings.packets.pods == Pods::ByNode && !pods.is_empty() {
-            self.datapath.set_pod_cidrs(&ranges::with(&ranges::NONE, pods).0)?;
-        }
-        if self.chosen.node_ports == node_ports::Choice::Primary
-            && self.named != self.cluster.node().addresses
-        {
-            self.named.clone_from(&self.cluster.node().addresses);
-            return self.node_addresses();
-        }
-        Ok(())
-    }
-
-    /// Brings what the maps say of the node's addresses in line with what they are, what is chosen of them, and what the
-    /// Node object says.
-    fn node_addresses(&mut self) -> Result<()> {
-        let wanted = node_ports::addresses(&self.own, &self.chosen.node_ports, self.cluster.node());
-        let answering = wanted.iter().filter(|(_, is)| **is & node_address::NODE_PORTS != 0);
-        self.node = Arc::new(answering.map(|(address, _)| *address).collect());
-        let operations = plan::node_addresses(&self.datapath.node_addresses()?, &wanted);
-        self.datapath.carry_out(&operations)
-    }
-}
-
-fn until(at: Option<Instant>) -> Duration {
-    at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
 }

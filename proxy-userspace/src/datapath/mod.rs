@@ -31,7 +31,7 @@ pub mod pins;
 pub mod programs;
 pub mod sockets;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{
@@ -40,7 +40,10 @@ use aya::maps::{
 };
 use proxy_common::{
     address::Address,
-    layout::{Backend, Frontend, FrontendKey, LEFT_CGROUPS, Prefix, Revision, Service, Source, map, scope},
+    layout::{
+        Backend, Frontend, FrontendKey, LEFT_CGROUPS, Prefix, Revision, Service, Source, map, node_address,
+        scope,
+    },
 };
 
 use crate::{
@@ -90,7 +93,7 @@ pub struct Datapath {
     node_addresses: HashMap<MapData, Address, u32>,
     sources: LpmTrie<MapData, Source, u32>,
     left_cgroups: HashMap<MapData, u64, u32>,
-    left_levels: MappedArray<u64>,
+    left_count: MappedArray<u64>,
     service_cidrs: MappedArray<Prefix>,
     pod_cidrs: MappedArray<Prefix>,
     vip_cells: Cells,
@@ -124,7 +127,7 @@ impl Datapath {
             node_addresses: contents::map(ebpf, map::NODE_ADDRESSES)?,
             sources: contents::map(ebpf, map::SOURCES)?,
             left_cgroups: contents::map(ebpf, map::LEFT_CGROUPS)?,
-            left_levels: MappedArray::of(ebpf, map::LEFT_LEVELS)?,
+            left_count: MappedArray::of(ebpf, map::LEFT_COUNT)?,
             service_cidrs: MappedArray::of(ebpf, map::SERVICE_CIDRS)?,
             pod_cidrs: MappedArray::of(ebpf, map::POD_CIDRS)?,
             vip_cells: Cells::of(ebpf)?,
@@ -133,11 +136,15 @@ impl Datapath {
             programs,
             _lock: lock,
         };
-        datapath.set_service_cidrs(&settings.packets.service_cidrs)?;
+        // What an earlier process knew of objects is better than nothing, until they are listed.
+        let chosen = settings.packets.service_cidrs;
+        let is_there = |range: &Prefix| datapath.service_cidrs.as_slice().contains(range);
+        if !chosen.iter().filter(|range| range.is_some()).all(is_there) {
+            datapath.set_service_cidrs(&chosen)?;
+        }
         match settings.packets.pods {
             Pods::ByDevice => datapath.set_pod_cidrs(&ranges::NONE)?,
             Pods::ByAddress(ranges) => datapath.set_pod_cidrs(&ranges)?,
-            // What an earlier process knew of the node is better than nothing.
             Pods::ByNode => {}
         }
         datapath.mark_all()?;
@@ -171,24 +178,22 @@ impl Datapath {
         if self.pod_cidrs.as_slice() == cidrs { Ok(()) } else { self.pod_cidrs.write(0, cidrs) }
     }
 
-    /// Leaves alone the sockets of processes in these cgroups, by id and level, and of no others.
+    /// Leaves alone the sockets of processes in these cgroups, by id, and of no others.
     ///
     /// # Errors
     /// When the kernel refuses, or there are too many.
-    pub fn leave_alone(&mut self, wanted: &BTreeMap<u64, u32>) -> Result<()> {
-        let known: BTreeMap<u64, u32> =
-            self.left_cgroups.iter().collect::<Result<_, _>>().context("reading the map of cgroups")?;
-        for (id, level) in wanted.iter().filter(|(id, level)| known.get(id) != Some(level)) {
-            self.left_cgroups.insert(id, level, 0).with_context(|| {
+    pub fn leave_alone(&mut self, wanted: &BTreeSet<u64>) -> Result<()> {
+        let known: BTreeSet<u64> =
+            self.left_cgroups.keys().collect::<Result<_, _>>().context("reading the map of cgroups")?;
+        for id in known.difference(wanted) {
+            absent_is_fine(self.left_cgroups.remove(id))?;
+        }
+        for id in wanted.difference(&known) {
+            self.left_cgroups.insert(id, 0, 0).with_context(|| {
                 format!("no room for the pod of cgroup {id}: there are more than {LEFT_CGROUPS} such")
             })?;
         }
-        let levels = wanted.values().fold(0u64, |levels, level| levels | 1 << level);
-        self.left_levels.store(0, 0, levels)?;
-        for id in known.keys().filter(|id| !wanted.contains_key(id)) {
-            absent_is_fine(self.left_cgroups.remove(id))?;
-        }
-        Ok(())
+        self.left_count.store(0, 0, wanted.len() as u64)
     }
 
     /// Marks what the maps hold already, in case whoever wrote that did not.
@@ -196,8 +201,11 @@ impl Datapath {
         for key in self.frontends.keys() {
             mark_frontend(&mut self.vip_cells, &key.context("reading the frontends map")?)?;
         }
-        for address in self.node_addresses.keys() {
-            self.vip_cells.mark(&address.context("reading the node addresses map")?)?;
+        for entry in self.node_addresses.iter() {
+            let (address, is) = entry.context("reading the node addresses map")?;
+            if is & node_address::OWN != 0 {
+                self.vip_cells.mark(&address)?;
+            }
         }
         Ok(())
     }
@@ -297,7 +305,9 @@ impl Datapath {
             Operation::PutSource { range } => self.sources.insert(&source(range), 0, 0)?,
             Operation::RemoveSource { range } => absent_is_fine(self.sources.remove(&source(range)))?,
             Operation::PutNodeAddress { address, is } => {
-                self.vip_cells.mark(address)?;
+                if is & node_address::OWN != 0 {
+                    self.vip_cells.mark(address)?;
+                }
                 self.node_addresses.insert(address, is, 0)?;
             }
             Operation::RemoveNodeAddress { address } => absent_is_fine(self.node_addresses.remove(address))?,

@@ -26,7 +26,7 @@ const PINNED_MAPS: [&str; 13] = [
     map::NODE_ADDRESSES,
     map::SOURCES,
     map::LEFT_CGROUPS,
-    map::LEFT_LEVELS,
+    map::LEFT_COUNT,
     map::AFFINITY,
     map::ORIGINS,
     map::SENDERS,

@@ -1,8 +1,5 @@
-//! On which addresses NodePorts answer.
-//!
-//! All local addresses but loopback and IPv6 link-local ones; the former is kube-proxy's rule while
-//! nodePortAddresses is empty in iptables mode. Loopback needs no entry: the programs know it, and answer there
-//! only in the host's namespace. Every pod's veth brings a link-local address that nobody uses for a NodePort.
+//! This node's own addresses: all but loopback and IPv6 link-local ones. Every pod's veth brings a link-local address
+//! that nobody uses for a NodePort.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

@@ -1,97 +1,100 @@
 //! Where pods' cgroups are: the kubelet names them after the pod's uid, `pod1234-5678` or, where systemd keeps them,
-//! `kubepods-burstable-pod1234_5678.slice` (`pkg/kubelet/cm/pod_container_manager_linux.go`).
+//! `kubepods-burstable-pod1234_5678.slice`, wherever it has its own (`pkg/kubelet/cm/pod_container_manager_linux.go`).
 //!
 //! A cgroup comes a moment after its Pod is assigned to the node, before the first process of it; so it is looked for
 //! often while one is missing, and now and then otherwise.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
-use proxy_common::layout::LEFT_LEVELS;
-use tokio::{sync::watch, time::timeout};
+use proxy_common::layout::CGROUP_LEVELS;
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use tracing::warn;
 
-/// The cgroups of pods, by id: at which level below the root of the hierarchy they are.
-pub type Cgroups = BTreeMap<u64, u32>;
-
-/// How long to wait before the next look while a cgroup is missing, and while none is.
-const MISSING: Duration = Duration::from_millis(100);
-const COMPLETE: Duration = Duration::from_secs(10);
+/// The cgroups of pods, by id: the inode number of the folder.
+pub type Cgroups = BTreeSet<u64>;
 
 /// Which pods' cgroups are wanted, by uid; `None` while that is not known yet.
 pub type Wanted = Option<BTreeSet<Box<str>>>;
 
+/// How long to wait before the next look while a cgroup is missing, at first, and at most.
+const MISSING: Duration = Duration::from_millis(100);
+const COMPLETE: Duration = Duration::from_secs(10);
+
 /// Finds the cgroups of these pods below `root`, and keeps finding them while pods come and go. `None` as long as that is
-/// what is wanted.
-///
-/// # Errors
-/// When it cannot be told how deep `root` is in the hierarchy.
-pub fn follow(
+/// what is wanted. A look that fails is told once, and what the last one found stays.
+#[must_use]
+pub fn follow(root: PathBuf, wanted: watch::Receiver<Wanted>) -> watch::Receiver<Option<Cgroups>> {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(keep_looking(root, wanted, sender));
+    receiver
+}
+
+async fn keep_looking(
     root: PathBuf,
     mut wanted: watch::Receiver<Wanted>,
-) -> Result<watch::Receiver<Option<Cgroups>>> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-    let level = level_of(&root, &mounts)
-        .with_context(|| format!("{} is not below a cgroup v2 mount point", root.display()))?;
-    let (sender, receiver) = watch::channel(None);
-    tokio::spawn(async move {
-        let mut told = false;
+    sender: watch::Sender<Option<Cgroups>>,
+) {
+    let mut has_failed = false;
+    while !sender.is_closed() {
+        let uids = wanted.borrow_and_update().clone();
+        let is_idle = uids.as_ref().is_none_or(BTreeSet::is_empty);
+        let mut rest = MISSING;
         loop {
-            let uids = wanted.borrow_and_update().clone();
-            let found = uids.as_ref().map(|uids| {
-                let mut found = Cgroups::new();
-                match look(&root, level, uids, &mut found) {
-                    Err(error) if !told => {
-                        warn!("cannot look for pods' cgroups below {}: {error}", root.display());
-                        told = true;
-                    }
-                    _ => {}
-                }
-                found
-            });
-            let (looked_for, are_found) =
-                (uids.map_or(0, |uids| uids.len()), found.as_ref().map_or(0, Cgroups::len));
-            sender.send_if_modified(|known| {
-                let differs = *known != found;
-                *known = found;
-                differs
-            });
-            let changed = match looked_for {
-                0 => wanted.changed().await,
-                _ => {
-                    let rest = if are_found < looked_for { MISSING } else { COMPLETE };
-                    timeout(rest, wanted.changed()).await.unwrap_or(Ok(()))
-                }
+            let found = match &uids {
+                Some(uids) if !is_idle => find(root.clone(), uids.clone()).await.map(Some),
+                other => Ok(other.as_ref().map(|_| Cgroups::new())),
             };
-            if changed.is_err() || sender.is_closed() {
-                return;
+            match found {
+                Ok(found) => {
+                    let is_all = found.as_ref().map(Cgroups::len) == uids.as_ref().map(BTreeSet::len);
+                    rest = if is_all { COMPLETE } else { (rest * 2).min(COMPLETE) };
+                    sender.send_if_modified(|known| {
+                        let differs = *known != found;
+                        *known = found;
+                        differs
+                    });
+                }
+                Err(error) => {
+                    rest = COMPLETE;
+                    if !std::mem::replace(&mut has_failed, true) {
+                        let root = root.display();
+                        warn!(
+                            "cannot look for pods' cgroups below {root}: {error}; trying again now and then"
+                        );
+                    }
+                }
+            }
+            let changed =
+                if is_idle { Ok(wanted.changed().await) } else { timeout(rest, wanted.changed()).await };
+            match changed {
+                Ok(Ok(())) => break,
+                Ok(Err(_)) => return,
+                Err(_) if sender.is_closed() => return,
+                // Time for another look.
+                Err(_) => {}
             }
         }
-    });
-    Ok(receiver)
+    }
 }
 
-/// How many levels `root` is below the root of the hierarchy, by the mount point that it is under.
-fn level_of(root: &Path, mounts: &str) -> Option<u32> {
-    let mount_points = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (folder, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then_some(Path::new(folder))
+/// On a thread that may wait for a disk, or what looks like one.
+async fn find(root: PathBuf, uids: BTreeSet<Box<str>>) -> io::Result<Cgroups> {
+    let looked = spawn_blocking(move || {
+        let mut found = Cgroups::new();
+        look(&root, 1, &uids, &mut found).map(|()| found)
     });
-    let below = mount_points.filter_map(|folder| root.strip_prefix(folder).ok());
-    below.map(|rest| rest.components().count()).min().and_then(|depth| u32::try_from(depth).ok())
+    looked.await.map_err(io::Error::other)?
 }
 
-/// Looks through the folders below `folder`, but not into pods' own.
+/// Looks through the folders of this level, in `folder`, but not into pods' own.
 fn look(folder: &Path, level: u32, uids: &BTreeSet<Box<str>>, found: &mut Cgroups) -> io::Result<()> {
-    let level = level + 1;
-    if level >= LEFT_LEVELS || found.len() == uids.len() {
+    if level >= CGROUP_LEVELS || found.len() == uids.len() {
         return Ok(());
     }
     for entry in fs::read_dir(folder)? {
@@ -102,12 +105,10 @@ fn look(folder: &Path, level: u32, uids: &BTreeSet<Box<str>>, found: &mut Cgroup
         match uid(&entry.file_name().to_string_lossy()) {
             Some(uid) if uids.contains(uid.as_str()) => {
                 // It may have gone meanwhile.
-                if let Ok(metadata) = entry.metadata() {
-                    found.insert(metadata.ino(), level);
-                }
+                found.extend(entry.metadata().map(|metadata| metadata.ino()));
             }
             Some(_) => {}
-            None => match look(&entry.path(), level, uids, found) {
+            None => match look(&entry.path(), level + 1, uids, found) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             },
@@ -118,15 +119,11 @@ fn look(folder: &Path, level: u32, uids: &BTreeSet<Box<str>>, found: &mut Cgroup
 
 /// The uid of the pod whose cgroup has this name.
 fn uid(name: &str) -> Option<String> {
-    if let Some(slice) = name.strip_suffix(".slice") {
+    match name.strip_suffix(".slice") {
         // systemd takes a dash for a level.
-        let (_, uid) = slice
-            .strip_prefix("kubepods-")?
-            .rsplit_once("pod")
-            .or_else(|| slice.strip_prefix("kubepods-pod").map(|uid| ("", uid)))?;
-        return Some(uid.replace('_', "-"));
+        Some(slice) => slice.rsplit_once("-pod").map(|(_, uid)| uid.replace('_', "-")),
+        None => name.strip_prefix("pod").map(str::to_owned),
     }
-    name.strip_prefix("pod").map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -139,6 +136,7 @@ mod tests {
             ("pod1234-5678", Some("1234-5678")),
             ("kubepods-burstable-pod1234_5678.slice", Some("1234-5678")),
             ("kubepods-pod1234_5678.slice", Some("1234-5678")),
+            ("kubelet-kubepods-besteffort-pod1234_5678.slice", Some("1234-5678")),
             ("kubepods-burstable.slice", None),
             ("kubepods.slice", None),
             ("burstable", None),
@@ -148,36 +146,44 @@ mod tests {
         }
     }
 
-    #[test]
-    fn levels_are_counted_from_the_mount_point() {
-        let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\ntmpfs /run tmpfs rw 0 0\n";
-        assert_eq!(level_of(Path::new("/sys/fs/cgroup"), mounts), Some(0));
-        assert_eq!(level_of(Path::new("/sys/fs/cgroup/a/b"), mounts), Some(2));
-        assert_eq!(level_of(Path::new("/run/cgroup"), mounts), None);
+    fn make(root: &Path, path: &str) -> u64 {
+        fs::create_dir_all(root.join(path)).expect("a folder");
+        fs::metadata(root.join(path)).expect("it is there").ino()
     }
 
-    #[test]
-    fn pods_are_found_wherever_the_kubelet_has_them() {
+    fn uids(texts: &[&str]) -> BTreeSet<Box<str>> {
+        texts.iter().map(|text| Box::from(*text)).collect()
+    }
+
+    #[tokio::test]
+    async fn pods_are_found_wherever_the_kubelet_has_them() {
         let root = tempfile::tempdir().expect("a folder");
-        let make = |path: &str| {
-            fs::create_dir_all(root.path().join(path)).expect("a folder");
-            fs::metadata(root.path().join(path)).expect("it is there").ino()
-        };
-        let burstable = make("kubepods/burstable/podaa-bb");
-        let guaranteed = make("kubepods/podcc-dd");
-        let systemd = make("kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podee_ff.slice");
-        make("kubepods/burstable/podaa-bb/podcc-dd");
-        make("kubepods/burstable/podzz");
-        let uids = |texts: &[&str]| texts.iter().map(|text| Box::from(*text)).collect::<BTreeSet<_>>();
-        let found = |texts: &[&str]| {
-            let mut found = Cgroups::new();
-            look(root.path(), 0, &uids(texts), &mut found).expect("readable");
-            found
-        };
-        assert_eq!(found(&["aa-bb"]), Cgroups::from([(burstable, 3)]));
-        assert_eq!(
-            found(&["aa-bb", "cc-dd", "ee-ff", "gg-hh"]),
-            Cgroups::from([(burstable, 3), (guaranteed, 2), (systemd, 3)])
-        );
+        let burstable = make(root.path(), "kubepods/burstable/podaa-bb");
+        let guaranteed = make(root.path(), "kubepods/podcc-dd");
+        let systemd =
+            make(root.path(), "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podee_ff.slice");
+        make(root.path(), "kubepods/burstable/podaa-bb/podcc-dd");
+        make(root.path(), "kubepods/burstable/podzz");
+        let found = async |texts: &[&str]| find(root.path().to_owned(), uids(texts)).await.expect("readable");
+        assert_eq!(found(&["aa-bb"]).await, Cgroups::from([burstable]));
+        let all = found(&["aa-bb", "cc-dd", "ee-ff", "gg-hh"]).await;
+        assert_eq!(all, Cgroups::from([burstable, guaranteed, systemd]));
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_comes_late_is_found_and_one_that_is_not_wanted_any_more_is_let_go() {
+        let root = tempfile::tempdir().expect("a folder");
+        let (wants, wanted) = watch::channel(None);
+        let mut found = follow(root.path().to_owned(), wanted);
+        assert_eq!(*found.borrow(), None);
+        wants.send_replace(Some(uids(&["late"])));
+        found.changed().await.expect("it looks");
+        assert_eq!(*found.borrow_and_update(), Some(Cgroups::new()));
+        let late = make(root.path(), "kubepods/podlate");
+        found.changed().await.expect("it looks");
+        assert_eq!(*found.borrow_and_update(), Some(Cgroups::from([late])));
+        wants.send_replace(Some(uids(&[])));
+        found.changed().await.expect("it looks");
+        assert_eq!(*found.borrow_and_update(), Some(Cgroups::new()));
     }
 }

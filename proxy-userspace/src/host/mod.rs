@@ -1,6 +1,6 @@
 //! This node: its own addresses and its network devices, by netlink; and its pods' cgroups.
 //!
-//! - [`addresses`]: on which addresses NodePorts answer;
+//! - [`addresses`]: the node's own addresses;
 //! - [`cgroups`]: where pods' processes are;
 //! - [`devices`]: through which devices packets of Services pass, and what they are.
 //!

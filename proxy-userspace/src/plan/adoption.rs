@@ -69,15 +69,15 @@ impl Planner {
             let (traits, admitted) = (Traits(service.traits), BTreeSet::new());
             planner.adopted.insert(id, Adopted { sets, traits, admitted, trusted, frontends });
         }
-        planner.sources_in_map = observed.sources.len();
         for range in observed.sources {
             match planner.adopted.get_mut(&range.service) {
-                Some(adopted) => drop(adopted.admitted.insert((range.address, range.length))),
-                None => planner.strays.push(range),
+                Some(adopted) => {
+                    adopted.admitted.insert((range.address, range.length));
+                    planner.sources.found();
+                }
+                None => planner.sources.found_stray(range),
             }
         }
-        // The order of a map must make no difference to the plan.
-        planner.strays.sort_unstable();
         planner
     }
 

@@ -31,6 +31,7 @@ pub mod slab;
 
 mod adoption;
 mod claims;
+mod sources;
 
 use std::{
     cmp::Reverse,
@@ -50,6 +51,7 @@ pub use operation::{Operation, Plan, Problem, SourceRange, node_addresses};
 
 use claims::{Claim, Claims};
 use slab::Slab;
+use sources::Sources;
 
 /// How much fits into the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +89,7 @@ pub struct Planner {
     adopted: BTreeMap<u32, adoption::Adopted>,
     ids: Slab,
     slots: Slab,
-    /// How many ranges of admitted clients the map holds.
-    sources_in_map: usize,
-    /// Those of services that are gone, by the epoch of their last plan: programs may still ask for them.
-    limbo: Vec<(u64, SourceRange)>,
-    /// Those whose id is nobody's any more, and that nobody asks for.
-    strays: Vec<SourceRange>,
+    sources: Sources,
     capacity: Capacity,
     /// The frontends' revision in the map.
     revision: Revision,
@@ -128,9 +125,7 @@ impl Planner {
             adopted: BTreeMap::new(),
             ids: Slab::new(capacity.services),
             slots: Slab::new(capacity.backends),
-            sources_in_map: 0,
-            limbo: Vec::new(),
-            strays: Vec::new(),
+            sources: Sources::default(),
             capacity,
             revision: Revision(0),
             epoch: 0,
@@ -150,7 +145,7 @@ impl Planner {
     /// [`Planner::adopt`].
     pub fn plan(&mut self, memory: &[Backend], desired: Vec<Desired>, extent: Extent) -> Plan {
         self.epoch += 1;
-        let mut draft = Draft::default();
+        let mut draft = Draft { stray: self.sources.take_strays(), ..Draft::default() };
         let wanted = self.wanted(&desired);
         let mut named = BTreeSet::new();
         for (service, tables) in desired {
@@ -168,8 +163,6 @@ impl Planner {
             self.drop_unclaimed(&mut draft);
         }
         self.settle_frontends(&mut draft);
-        draft.stray = std::mem::take(&mut self.strays);
-        self.sources_in_map -= draft.stray.len() + draft.expel.len();
         self.retire(&mut draft);
         let (operations, problems, unplaced) = draft.in_order(&mut self.revision);
         Plan { epoch: self.epoch, operations, problems, unplaced }
@@ -179,14 +172,14 @@ impl Planner {
     pub fn release(&mut self, epoch: u64) {
         self.ids.release(epoch);
         self.slots.release(epoch);
-        let released = self.limbo.extract_if(.., |(retired, _)| *retired <= epoch);
-        self.strays.extend(released.map(|(_, range)| range));
+        self.sources.release(epoch);
     }
 
     /// The epoch of the newest plan if anything waits for a grace period.
     #[must_use]
     pub fn awaits_grace(&self) -> Option<u64> {
-        (self.ids.has_limbo() || self.slots.has_limbo()).then_some(self.epoch)
+        let has_limbo = self.ids.has_limbo() || self.slots.has_limbo() || self.sources.has_limbo();
+        has_limbo.then_some(self.epoch)
     }
 
     /// How full the maps are.
@@ -234,7 +227,8 @@ impl Planner {
                 continue;
             };
             let is_new = self.ports[&id].sets == Sets::EMPTY && known.is_none();
-            if !self.publish(memory, id, &table, is_new, draft) {
+            let is_admitting = self.admit(id, &table, draft);
+            if !self.publish(memory, id, &table, is_new, draft) || !is_admitting {
                 draft.unplaced.insert(service.clone());
             }
             self.claim(id, table, draft);
@@ -291,9 +285,6 @@ impl Planner {
         is_new: bool,
         draft: &mut Draft,
     ) -> bool {
-        if !self.admit(id, table, draft) {
-            draft.unplaced.insert(table.name.service.clone());
-        }
         let Some(port) = self.ports.get_mut(&id) else { return false };
         let fresh = draft.fresh.contains(&id);
         let traits = Traits::new(table.affinity_seconds);
@@ -345,30 +336,6 @@ impl Planner {
         if port.sets != sets || fresh {
             port.sets = sets;
             draft.publish.push(Operation::SetSets { service: id, sets });
-        }
-        true
-    }
-
-    /// Makes the clients whom `id` admits those of its table; `false` if there is no room for all.
-    fn admit(&mut self, id: u32, table: &PortTable, draft: &mut Draft) -> bool {
-        let Some(port) = self.ports.get_mut(&id) else { return false };
-        let nobody = BTreeSet::new();
-        let wanted = table.admission.as_ref().map_or(&nobody, |admission| &admission.ranges);
-        let expelled: BTreeSet<Range> = port.admitted.difference(wanted).copied().collect();
-        let missing: Vec<Range> = wanted.difference(&port.admitted).copied().collect();
-        let room = (layout::SOURCES as usize).saturating_sub(self.sources_in_map);
-        let (placed, left_out) = missing.split_at(room.min(missing.len()));
-        draft
-            .admit
-            .extend(placed.iter().map(|range| Operation::PutSource { range: source_range(id, range) }));
-        draft.expel.extend(expelled.iter().map(|range| source_range(id, range)));
-        self.sources_in_map += placed.len();
-        port.admitted.retain(|range| !expelled.contains(range));
-        port.admitted.extend(placed);
-        if !left_out.is_empty() {
-            let left_out = left_out.len();
-            draft.problems.push(Problem::NoSource { port: table.name.clone(), left_out });
-            return false;
         }
         true
     }
@@ -475,15 +442,11 @@ impl Planner {
     /// Gives up ids and slots that nothing leads to any more.
     fn retire(&mut self, draft: &mut Draft) {
         for (id, range, admitted) in std::mem::take(&mut draft.gone) {
-            self.limbo.extend(admitted.iter().map(|range| (self.epoch, source_range(id, range))));
+            self.sources.retire(id, &admitted, self.epoch);
             self.slots.retire(range, self.epoch);
             self.ids.retire(layout::Range { start: id, len: 1 }, self.epoch);
         }
     }
-}
-
-fn source_range(service: u32, &(address, length): &Range) -> SourceRange {
-    SourceRange { service, address, length }
 }
 
 /// The backends in `range`, if the memory reaches that far.

@@ -96,6 +96,8 @@ impl Maps {
                     assert!(self.frontends.len() <= self.capacity.frontends as usize, "too many frontends");
                 }
                 Operation::PutSource { range } => {
+                    let most = if range.address.is_v4() { 32 } else { 128 };
+                    assert!(range.length <= most, "{range} is no range");
                     self.sources.insert(*range);
                     assert!(self.sources.len() <= layout::SOURCES as usize, "too many source ranges");
                 }

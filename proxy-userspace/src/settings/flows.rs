@@ -8,7 +8,7 @@ use clap::Args;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use nix::unistd::{SysconfVar, sysconf};
-use proxy_common::layout::{DEFAULT_FLOWS, DEFAULT_QUEUE_LENGTH, Prefix, SERVICE_CIDRS};
+use proxy_common::layout::{DEFAULT_FLOWS, DEFAULT_QUEUE_LENGTH, Prefix, RANGES};
 use tracing::warn;
 
 use crate::{
@@ -119,7 +119,7 @@ pub(super) fn cidrs(text: &str) -> Result<Ranges, String> {
         if net.prefix_len() == 0 {
             return Err(format!("{part} holds every address there is"));
         }
-        *free.next().ok_or_else(|| format!("more than {SERVICE_CIDRS} prefixes"))? =
+        *free.next().ok_or_else(|| format!("more than {RANGES} prefixes"))? =
             Prefix::new(net.addr(), net.prefix_len());
     }
     Ok(places)

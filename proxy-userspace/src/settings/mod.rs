@@ -368,6 +368,21 @@ mod tests {
     }
 
     #[test]
+    fn pods_are_left_to_packets_only_where_somebody_sees_to_packets() {
+        let by_packets = |args: &[&str]| {
+            let all = ["kubeshunt", "run"].iter().chain(args);
+            match CommandLine::parse_from(all).command {
+                Command::Run(run) => run.packets.by_packets().map(|kinds| kinds.len()),
+                _ => unreachable!("the line above says run"),
+            }
+        };
+        assert_eq!(by_packets(&[]).unwrap(), 0);
+        assert_eq!(by_packets(&["--pods-by-packets=annotated,runtimeclass/gvisor"]).unwrap(), 2);
+        assert_eq!(by_packets(&["--packet-path=off"]).unwrap(), 0);
+        assert!(by_packets(&["--packet-path=off", "--pods-by-packets=annotated"]).is_err());
+    }
+
+    #[test]
     fn external_ips_have_a_switch() {
         let serves = |args: &[&str]| {
             let all = ["kubeshunt", "run"].iter().chain(args);

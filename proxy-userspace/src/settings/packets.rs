@@ -1,5 +1,6 @@
 //! What the user said about the packet path.
 
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::flows::cidrs;
@@ -109,6 +110,17 @@ impl Packets {
             _ => self.pod_devices.clone().map(ToPods::Named),
         };
         Choice { outside: self.devices.clone(), pods }
+    }
+
+    /// The pods that are left to their packets.
+    ///
+    /// # Errors
+    /// When nobody sees to packets.
+    pub fn by_packets(&self) -> Result<Vec<by_packets::Kind>> {
+        if self.packet_path == Switch::Off && !self.pods_by_packets.is_empty() {
+            bail!("--pods-by-packets leaves pods to the packet path, which --packet-path=off turns off");
+        }
+        Ok(self.pods_by_packets.clone())
     }
 
     /// How packets of this node's pods are told apart.

@@ -33,8 +33,10 @@ pub fn of_family(service: &Service, family: Family, node: &NodeInfo) -> Option<A
         return None;
     }
     let is_node = node.addresses.iter().any(|own| nets.iter().any(|net| net.contains(own)));
+    // As few as say the same: each takes a place in a map that all Services share.
+    let few = IpNet::aggregate(&nets.into_iter().copied().collect());
     let mut ranges: BTreeSet<Range> =
-        nets.iter().map(|net| (Address::from(net.network()), net.prefix_len())).collect();
+        few.iter().map(|net| (Address::from(net.network()), net.prefix_len())).collect();
     if is_node {
         let own = service.load_balancer_ips.iter().filter(|ip| is_ours(**ip));
         ranges.extend(own.map(|ip| (Address::from(*ip), IpNet::from(*ip).max_prefix_len())));

@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use proxy_common::layout::{Prefix, SERVICE_CIDRS};
+use proxy_common::layout::{self, Prefix};
 
 /// As many as programs look through; those that are not used come last.
-pub type Ranges = [Prefix; SERVICE_CIDRS as usize];
+pub type Ranges = [Prefix; layout::RANGES as usize];
 
 /// None.
-pub const NONE: Ranges = [Prefix::NONE; SERVICE_CIDRS as usize];
+pub const NONE: Ranges = [Prefix::NONE; layout::RANGES as usize];
 
 /// What the user has chosen, then what else was found; and how many did not fit. A range within another one needs no
 /// place of its own.

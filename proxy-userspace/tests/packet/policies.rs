@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 
 use proxy_common::{
-    address::Address,
+    address::{Address, Port},
     decision::{
         frontend::is_cluster_ip,
         packet::{Desk, Signals, Verdict, ingress},
     },
-    layout::{Counter, Prefix, Sets, protocol},
+    layout::{Counter, Frontend, FrontendKey, Prefix, Sets, frontend_kind, protocol, scope},
 };
+
+use proxy_userspace::{cluster::model::NodeInfo, tables::node_ports};
 
 use crate::network::{
     BALANCER, CLUSTER_IP, EXTERNAL, FRONTENDS, Fate, NODE, NODE_PORT, Network, PORT, SYN, address, outside,
@@ -93,6 +95,32 @@ fn who_comes_from_a_pods_address_is_a_pod_if_that_is_how_pods_are_told_apart() {
     network.node.pods.replace(vec![Prefix::new(outside(0).to_ip(), 9)]);
     let packet = network.ask(tuple(outside(1), 5000, (BALANCER, PORT), protocol::TCP), SYN);
     assert_eq!(packet.source, address(NODE));
+}
+
+/// No such packet should come by a device, but the programs see it before the kernel does (CVE-2020-8558).
+#[test]
+fn a_packet_for_loopback_reaches_no_node_port() {
+    for (loopback, node, backend) in [("127.0.0.1", NODE, pod(1)), ("::1", "fd00::1", address("fd00:244::8"))]
+    {
+        let mut network = Network::roomy().with(&[backend]);
+        let any = address(loopback).any_of_family();
+        let key = FrontendKey {
+            address: any,
+            port: Port::new(NODE_PORT),
+            protocol: protocol::TCP,
+            scope: scope::NODE_PORT,
+        };
+        network.maps.frontends.insert(key, Frontend::sealed(&key, 0, frontend_kind::NODE_PORT));
+        let own = [address(node)];
+        let addresses = node_ports::addresses(&own, &node_ports::Choice::All, &NodeInfo::default());
+        assert!(addresses.contains_key(&address(loopback)), "sockets of the node are served there");
+        network.maps.node_addresses = addresses;
+        for client in [pod(1), outside(1)] {
+            let asked = tuple(client, 5000, (loopback, NODE_PORT), protocol::TCP);
+            assert_eq!(network.carry(asked, SYN), Fate::Arrived(asked), "{client} to {loopback}");
+        }
+        assert_eq!(network.len(), (0, 0));
+    }
 }
 
 #[test]

@@ -88,7 +88,12 @@ impl Node {
                 policies: (sets.internal_local(), sets.external_local()),
                 any_endpoint: sets.any_endpoint(),
                 traits: Traits(service.traits),
-                admitted: self.admitted(id),
+                // Of one that is open to all they may stay for a grace period.
+                admitted: if Traits(service.traits).is_restricted() {
+                    self.admitted(id)
+                } else {
+                    BTreeSet::new()
+                },
             }
         };
         let frontends = self.maps.frontends.iter();

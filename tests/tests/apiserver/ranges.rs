@@ -8,7 +8,7 @@ use kubeshunt_tests::apiserver::ApiServer;
 use kubeshunt_tests::pinned::PinnedMap;
 use kubeshunt_tests::{inspect, wait};
 use proxy_common::address::Address;
-use proxy_common::layout::{Prefix, SERVICE_CIDRS, map};
+use proxy_common::layout::{Prefix, RANGES, map};
 use serde_json::json;
 
 use crate::stage::{CONVERGE, Stage};
@@ -29,7 +29,7 @@ impl Drop for Made {
 /// The ranges in the kernel's map.
 fn ranges(stage: &Stage) -> Result<Vec<Vec<u8>>> {
     let map = PinnedMap::open(&inspect::version(stage.node.pins())?.join("maps").join(map::SERVICE_CIDRS))?;
-    let all = (0..SERVICE_CIDRS).map(|place| map.element_at(place)).collect::<Result<Vec<_>>>()?;
+    let all = (0..RANGES).map(|place| map.element_at(place)).collect::<Result<Vec<_>>>()?;
     Ok(all.into_iter().filter(|range| range.iter().any(|byte| *byte != 0)).collect())
 }
 

@@ -99,7 +99,7 @@ fn what_is_found_at_start_gets_its_cell() -> Result<()> {
 }
 
 #[test]
-fn service_cidrs_are_those_of_the_last_start() -> Result<()> {
+fn service_cidrs_stay_over_a_restart_until_it_is_known_which_there_are() -> Result<()> {
     let mut rig = Rig::new(CAPACITY)?;
     let pinned = rig.pinned(map::SERVICE_CIDRS)?;
     let all = || (0..8).map(|place| pinned.element_at(place)).collect::<Result<Vec<_>>>();
@@ -114,7 +114,11 @@ fn service_cidrs_are_those_of_the_last_start() -> Result<()> {
     assert_eq!(all()?[0], v4);
     assert_eq!(all()?[1][..6], [0xfd, 0, 0, 0x10, 0, 0x96]);
     rig.packets().service_cidrs[1] = Prefix::NONE;
+    let before = all()?;
     rig.reopen()?;
+    assert_eq!(all()?, before);
+    let known = rig.packets().service_cidrs;
+    rig.datapath().set_service_cidrs(&known)?;
     assert_eq!(all()?[0], v4);
     assert!(all()?[1..].iter().flatten().all(|byte| *byte == 0));
     Ok(())

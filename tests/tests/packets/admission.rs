@@ -35,9 +35,16 @@ fn admit(cluster: &mut Cluster, clients: &[IpAddr]) -> Result<()> {
                 ranges.filter_map(|range| range.as_str().map(str::to_owned)).collect::<BTreeSet<_>>()
             };
             let is_right = |address: IpAddr| {
-                let mut those = frontends.clone().filter(|it| it["address"] == address.to_string());
-                let of_family = ranges.iter().filter(|range| range.contains(':') == address.is_ipv6());
-                those.all(|frontend| of_family.clone().all(|range| admitted(frontend).contains(range)))
+                let those = frontends.clone().filter(|it| it["address"] == address.to_string());
+                let those: Vec<_> = those.map(admitted).collect();
+                let wanted: BTreeSet<String> =
+                    ranges.iter().filter(|range| range.contains(':') == address.is_ipv6()).cloned().collect();
+                // A node that is admitted may speak from there as well.
+                let own = format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 });
+                let is_it = |admitted: &BTreeSet<String>| {
+                    admitted.iter().filter(|range| **range != own).eq(wanted.iter())
+                };
+                !those.is_empty() && those.iter().all(is_it)
             };
             Ok(INGRESS.into_iter().all(is_right))
         })?;

@@ -1,6 +1,7 @@
 //! Pods whose sockets are left alone because somebody wants it: by annotation, by RuntimeClass. Services work for them as
 //! for pods that no hook sees.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -23,16 +24,15 @@ fn pod(uid: &str, annotation: &str, class: &str) -> String {
     )
 }
 
-/// How many flows the packet path of node-a remembers of this client.
-fn flows(cluster: &mut Cluster, client: &Station) -> Result<usize> {
+/// What the packet path of node-a remembers of this client: its addresses and ports.
+fn flows(cluster: &mut Cluster, client: &Station) -> Result<BTreeSet<String>> {
     let output = cluster.kubeshunt(0)?.command(&["flows", "-o", "json"])?;
     let document: Value = serde_json::from_slice(&output.stdout).context("it is JSON")?;
     let own = [IpAddr::from(client.v4()).to_string(), IpAddr::from(client.v6()).to_string()];
     let flows = document.as_array().with_context(|| format!("no list of flows: {document}"))?;
-    let is_its = |flow: &&Value| {
-        flow["client"].as_str().is_some_and(|client| own.iter().any(|own| client.contains(own.as_str())))
-    };
-    Ok(flows.iter().filter(is_its).count())
+    let clients = flows.iter().filter_map(|flow| flow["client"].as_str());
+    let is_own = |client: &&str| own.iter().any(|own| client.contains(own.as_str()));
+    Ok(clients.filter(is_own).map(str::to_owned).collect())
 }
 
 /// Asks at both ClusterIPs; whether the packet path had to do with it.
@@ -41,7 +41,7 @@ fn asks_by_packets(cluster: &mut Cluster, client: &Station) -> Result<bool> {
     for to in [at4(1), at6(1)] {
         ask(client, to, 5, client.name())?;
     }
-    Ok(flows(cluster, client)? > before)
+    Ok(!flows(cluster, client)?.is_subset(&before))
 }
 
 fn pods_are_left_to_their_packets_by_annotation_and_by_runtime_class(setting: Setting) -> Result<()> {

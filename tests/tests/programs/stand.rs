@@ -259,7 +259,7 @@ fn open(pin: PathBuf) -> Result<Map> {
 
 /// The packet path as on a small node. Queues are short, so that flows make room for others.
 fn packets() -> Result<PacketSettings> {
-    let mut service_cidrs = [Prefix::NONE; layout::SERVICE_CIDRS as usize];
+    let mut service_cidrs = [Prefix::NONE; layout::RANGES as usize];
     for (place, family) in service_cidrs.iter_mut().zip(FAMILIES) {
         let length = if family == Family::V4 { 24 } else { 64 };
         *place = Prefix::new(world::ip(family, Net::Services, 0), length);

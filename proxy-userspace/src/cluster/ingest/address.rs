@@ -9,6 +9,9 @@ use ipnet::IpNet;
 
 use crate::cluster::reject::Problem;
 
+/// Bits in front of the IPv4 address in an IPv4-mapped one.
+const MAPPING: u8 = 96;
+
 /// Parses the address of one host: leading zeros are decimal, IPv4-mapped IPv6 is IPv4.
 pub(super) fn host(text: &str) -> Result<IpAddr, Problem> {
     let address = text
@@ -32,13 +35,18 @@ pub(super) fn frontend(text: &str) -> Result<IpAddr, Problem> {
     if address.is_loopback() { Err(Problem::UnusableAddress(address)) } else { Ok(address) }
 }
 
-/// Parses a range of addresses; bits behind the prefix and spaces around it do not matter.
+/// Parses a range of addresses; bits behind the prefix and spaces around it do not matter. One of IPv4-mapped addresses is
+/// one of IPv4; one that holds these among others is none.
 pub(super) fn range(text: &str) -> Result<IpNet, Problem> {
     let parse = || {
         let (address, length) = text.trim().split_once('/')?;
-        let address = address.parse().ok().or_else(|| zero_padded(address))?;
+        let address: IpAddr = address.parse().ok().or_else(|| zero_padded(address))?;
         let digits = Some(length).filter(|length| length.bytes().all(|byte| byte.is_ascii_digit()))?;
-        Some(IpNet::new(address, digits.parse().ok()?).ok()?.trunc())
+        let length: u8 = digits.parse().ok()?;
+        match address.to_canonical() {
+            v4 if v4 != address => Some(IpNet::new(v4, length.checked_sub(MAPPING)?).ok()?.trunc()),
+            _ => Some(IpNet::new(address, length).ok()?.trunc()),
+        }
     };
     parse().ok_or_else(|| Problem::InvalidRange(text.to_owned()))
 }
@@ -133,10 +141,22 @@ mod tests {
             ("172.030.0.0/16", "172.30.0.0/16"),
             ("0.0.0.0/0", "0.0.0.0/0"),
             ("fd00::1/64", "fd00::/64"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:10.1.2.3/128", "10.1.2.3/32"),
+            ("::/0", "::/0"),
         ] {
             assert_eq!(range(text), Ok(expected.parse().expect("a range")), "{text}");
         }
-        for text in ["", "10.0.0.1", "10.0.0.0/33", "10.0.0.0/+8", "fd00::/129", "10.0.0.0/8/8", "a/8"] {
+        for text in [
+            "",
+            "10.0.0.1",
+            "10.0.0.0/33",
+            "10.0.0.0/+8",
+            "fd00::/129",
+            "10.0.0.0/8/8",
+            "a/8",
+            "::ffff:10.0.0.0/80",
+        ] {
             assert_eq!(range(text), Err(Problem::InvalidRange(text.to_owned())), "{text}");
         }
     }

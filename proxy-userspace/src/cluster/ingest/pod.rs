@@ -10,12 +10,15 @@ const PATH_ANNOTATION: (&str, &str) = ("kubeshunt.io/path", "packets");
 /// (`pkg/kubelet/types/pod_update.go`).
 const STATIC_POD_ANNOTATION: &str = "kubernetes.io/config.hash";
 
-/// Reads a Pod as seen from the node of that name.
+/// Reads a Pod as seen from the node of that name. One that has ended has no processes, and one in the node's network
+/// namespace no packets of its own: neither is for us.
 #[must_use]
 pub fn pod(object: &api::Pod, node_name: &str) -> Parsed<Pod> {
     let annotations = &object.metadata.annotations;
     let uid = annotations.get(STATIC_POD_ANNOTATION).unwrap_or(&object.metadata.uid);
-    if object.spec.node_name.to_lowercase() != node_name || uid.is_empty() {
+    let is_here = object.spec.node_name.to_lowercase() == node_name && !uid.is_empty();
+    let has_ended = matches!(object.status.phase.as_str(), "Succeeded" | "Failed");
+    if !is_here || has_ended || object.spec.host_network {
         return Parsed::NotOurs;
     }
     Parsed::Value(Pod {
@@ -51,8 +54,21 @@ mod tests {
 
     #[test]
     fn pods_of_other_nodes_and_of_none() {
-        for spec in [json!({"nodeName": "node-b"}), json!({}), json!(null)] {
+        let host = json!({"nodeName": "node-a", "hostNetwork": true});
+        for spec in [json!({"nodeName": "node-b"}), json!({}), json!(null), host] {
             assert_eq!(read(&json!({}), &spec), Parsed::NotOurs, "{spec}");
+        }
+    }
+
+    #[test]
+    fn pods_that_have_ended() {
+        for (phase, is_ours) in
+            [("Pending", true), ("Running", true), ("Succeeded", false), ("Failed", false)]
+        {
+            let object = json!({"metadata": {"name": "p", "uid": "1"}, "spec": {"nodeName": "node-a"},
+                "status": {"phase": phase}});
+            let parsed = pod(&serde_json::from_value(object).expect("a Pod"), "node-a");
+            assert_eq!(parsed.value().is_some(), is_ours, "{phase}");
         }
     }
 }

@@ -59,10 +59,10 @@ fn check_frontend(
     };
     let is_allowed = answers.contains(&answer) || is_mixed();
     prop_assert!(is_allowed, "{:?} gives {:?}, allowed are {:?}", key, answer, answers);
-    let kept: Vec<[bool; CLIENTS.len()]> = allowed.iter().map(|table| truly_kept_out(*table, key)).collect();
+    let kept: Vec<_> = allowed.iter().map(|table| truly_kept_out(*table, key)).collect();
     for (client, is_kept_out) in kept_out(maps, *key).into_iter().enumerate() {
         let as_allowed = kept.iter().any(|of_table| of_table[client] == is_kept_out);
-        prop_assert!(as_allowed, "{:?} keeps {:?} out: {}", key, CLIENTS[client], is_kept_out);
+        prop_assert!(as_allowed, "{:?} keeps {:?} out: {}", key, CLIENTS.get(client), is_kept_out);
     }
     Ok(())
 }

@@ -156,27 +156,38 @@ pub(super) fn ask(maps: &Maps, key: FrontendKey) -> Answer {
 /// Clients of whom some are admitted here and there.
 pub(super) const CLIENTS: [[u8; 4]; 4] = [[10, 9, 0, 1], [10, 9, 1, 1], [10, 9, 1, 2], [10, 8, 0, 1]];
 
-/// Which of them are kept out, by the real decision core.
-pub(super) fn kept_out(maps: &Maps, key: FrontendKey) -> [bool; CLIENTS.len()] {
+/// Which of them are kept out, by the real decision core; and then, whether the node is.
+pub(super) fn kept_out(maps: &Maps, key: FrontendKey) -> [bool; CLIENTS.len() + 1] {
     let destination = Destination { address: key.address, port: key.port, protocol: key.protocol };
-    CLIENTS.map(|client| {
+    clients().map(|client| {
         let socket = Socket::new(1, 1);
         socket.host_namespace.set(true);
-        socket.bound.set(Some(Address::from_v4_word(u32::from_ne_bytes(client))));
+        socket.bound.set(client);
         let outcome = decision::connect(maps, &socket, &destination);
         maps.affinity.borrow_mut().clear();
         outcome == Outcome::Denied
     })
 }
 
+/// A process of the node that has chosen one of these addresses, or none.
+fn clients() -> [Option<Address>; CLIENTS.len() + 1] {
+    std::array::from_fn(|index| {
+        CLIENTS.get(index).map(|client| Address::from_v4_word(u32::from_ne_bytes(*client)))
+    })
+}
+
 /// Which of them should be.
-pub(super) fn truly_kept_out(table: Option<&PortTable>, key: &FrontendKey) -> [bool; CLIENTS.len()] {
-    let admission = table.and_then(|table| restriction(table, key));
-    CLIENTS.map(|client| {
-        let is_in = |(first, length): &(Address, u8)| {
-            Prefix::new(first.to_ip(), *length).contains(&Address::from_v4_word(u32::from_ne_bytes(client)))
-        };
-        admission.is_some_and(|admission| !admission.ranges.iter().any(is_in))
+pub(super) fn truly_kept_out(table: Option<&PortTable>, key: &FrontendKey) -> [bool; CLIENTS.len() + 1] {
+    let Some(admission) = table.and_then(|table| restriction(table, key)) else {
+        return [false; CLIENTS.len() + 1];
+    };
+    clients().map(|client| match client {
+        None => !admission.is_node,
+        Some(client) => {
+            let is_in =
+                |(first, length): &(Address, u8)| Prefix::new(first.to_ip(), *length).contains(&client);
+            !admission.ranges.iter().any(is_in)
+        }
     })
 }
 

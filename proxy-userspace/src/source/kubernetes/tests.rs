@@ -96,17 +96,20 @@ async fn a_kind_that_one_can_do_without_is_asked_for_again_and_holds_up_nobody()
     let refused = running.server.next().await;
     assert_eq!(running.told().await, "= ", "Services are listed meanwhile");
     refused.fail(404, "NotFound").await;
-    running.server.next().await.fail(403, "Forbidden").await;
-    let cidr = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}});
-    running.server.next().await.list("5", None, &[cidr]).await;
-    loop {
+    let mut ranges = async || loop {
         let change = tokio::time::timeout(Duration::from_secs(20), running.changes.recv()).await;
         let change = change.expect("a change in time").expect("the source runs");
         if let Change::Listed(Kind::ServiceCidr, objects) = change {
-            assert_eq!(&*objects[0].reference().name, "kubernetes");
-            return;
+            return objects.iter().map(|object| String::from(object.reference().name)).collect::<Vec<_>>();
         }
-    }
+    };
+    assert!(ranges().await.is_empty(), "nobody waits for what is not to be had");
+    running.server.next().await.fail(403, "Forbidden").await;
+    let cidr = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}});
+    running.server.next().await.list("5", None, &[cidr]).await;
+    // That it is forbidden now has been said as well.
+    assert!(ranges().await.is_empty());
+    assert_eq!(ranges().await, ["kubernetes"]);
 }
 
 #[tokio::test]

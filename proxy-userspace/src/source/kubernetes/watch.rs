@@ -180,10 +180,17 @@ impl<'a> Watch<'a> {
                 }
                 Err(Failure::Withheld(problem)) => {
                     if let Some(instead) = self.subject.without {
+                        // The server is there.
+                        self.outage.end(self.subject.kind);
                         if problem != told {
                             tracing::warn!(kind = %self.subject.kind, problem, "not followed: {instead}");
                             told = problem;
+                            let none = Change::Listed(self.subject.kind, Vec::new());
+                            if send(&self.changes, none).await.is_err() {
+                                return;
+                            }
                         }
+                        state = State::Unlisted { in_pages: true };
                         tokio::time::sleep(self.patience.withheld).await;
                         continue;
                     }
