@@ -11,6 +11,9 @@ const BRIDGE: &str = "cni0";
 pub(super) fn prepare(node: &NetNs, index: u8, mtu: Option<u32>) -> Result<()> {
     node.links(async |links| {
         links.bridge(BRIDGE).await?;
+        // Else it takes the lowest address of its ports', and changes it under the eyes of pods that know it as their
+        // gateway; CNI plugins see to that as well.
+        links.set_mac(BRIDGE, [0x0a, 0x58, 10, 244, index, 1]).await?;
         if let Some(mtu) = mtu {
             links.set_mtu(BRIDGE, mtu).await?;
         }
