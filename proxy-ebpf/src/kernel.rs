@@ -164,9 +164,7 @@ impl Socket<'_> {
         // SAFETY: the kernel hands a valid context to every run; `sk` is the only member of its union.
         unsafe { (*self.0.sock_addr).__bindgen_anon_1.sk }
     }
-}
 
-impl Socket<'_> {
     /// The address that the socket is bound to, if it is.
     #[inline(always)]
     fn bound_address(&self) -> Option<Address> {
@@ -230,14 +228,9 @@ impl Client for Socket<'_> {
     }
 }
 
-/// Whether the process that calls is in one of the cgroups that are left alone. Most nodes have none.
+/// Whether the process that calls is in one of the cgroups that are left alone.
 #[inline(never)]
-fn is_left_alone() -> bool {
-    let Some(count) = LEFT_COUNT.get_ptr(0) else { return false };
-    // SAFETY: the verifier checked the pointer; volatile and 8-byte aligned, so one load.
-    if unsafe { ptr::read_volatile(count) } == 0 {
-        return false;
-    }
+fn is_in_left_cgroup() -> bool {
     // From the root of the hierarchy, wherever the controller sees it from.
     let mut level = 1;
     while level < layout::CGROUP_LEVELS {
@@ -258,7 +251,10 @@ fn is_left_alone() -> bool {
 impl Caller for Socket<'_> {
     #[inline(always)]
     fn is_left_to_packets(&self) -> bool {
-        is_left_alone()
+        let Some(count) = LEFT_COUNT.get_ptr(0) else { return false };
+        // SAFETY: the verifier checked the pointer; volatile and 8-byte aligned, so one load. Most nodes have none.
+        let count = unsafe { ptr::read_volatile(count) };
+        count != 0 && is_in_left_cgroup()
     }
 
     #[inline(always)]

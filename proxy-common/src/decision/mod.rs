@@ -12,7 +12,8 @@
 //! - [`reverse`]: under which name a socket sees its peer;
 //! - [`packet`]: what becomes of a packet that did not pass a socket hook.
 //!
-//! Everything is `inline(always)`: the BPF target passes at most five arguments and no structures.
+//! What is not a function of its own for the verifier's sake is `inline(always)`: the BPF target passes at most five
+//! arguments and no structures.
 
 pub mod admission;
 pub mod choice;
