@@ -43,18 +43,31 @@ pub enum Object {
 }
 
 impl Object {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Node(_) => Kind::Node,
+            Self::Pod(_) => Kind::Pod,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
+            Self::Unreadable(reject) => reject.object.kind,
+        }
+    }
+
     /// Which object this is.
     #[must_use]
     pub fn reference(&self) -> ObjectRef {
-        let (kind, metadata) = match self {
-            Self::Service(service) => (Kind::Service, &service.metadata),
-            Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.metadata),
-            Self::Node(node) => (Kind::Node, &node.metadata),
-            Self::Pod(pod) => return ObjectRef::new(Kind::Pod, &pod.metadata.namespace, &pod.metadata.name),
-            Self::ServiceCidr(cidr) => (Kind::ServiceCidr, &cidr.metadata),
+        let (namespace, name) = match self {
+            Self::Service(service) => (&service.metadata.namespace, &service.metadata.name),
+            Self::EndpointSlice(slice) => (&slice.metadata.namespace, &slice.metadata.name),
+            Self::Node(node) => (&node.metadata.namespace, &node.metadata.name),
+            Self::Pod(pod) => (&pod.metadata.namespace, &pod.metadata.name),
+            Self::ServiceCidr(cidr) => (&cidr.metadata.namespace, &cidr.metadata.name),
             Self::Unreadable(reject) => return reject.object.clone(),
         };
-        ObjectRef::new(kind, &metadata.namespace, &metadata.name)
+        ObjectRef::new(self.kind(), namespace, name)
     }
 }
 
@@ -73,6 +86,14 @@ pub enum Kind {
     ServiceCidr,
     /// A manifest file, or a document in one, of which no object is known. Only ever rejected.
     Manifest,
+}
+
+impl Kind {
+    /// Whether it is neither a Service nor what stands behind one.
+    #[must_use]
+    pub fn is_surrounding(self) -> bool {
+        matches!(self, Self::Node | Self::Pod | Self::ServiceCidr)
+    }
 }
 
 impl fmt::Display for Kind {

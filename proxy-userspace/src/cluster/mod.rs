@@ -44,6 +44,7 @@ pub struct Cluster {
     /// How many hints there may be before the unused ones are looked for.
     hints_limit: usize,
     dirty: BTreeSet<ServiceName>,
+    surroundings_changed: bool,
     /// This node's pods, by namespace and name.
     pods: BTreeMap<(Box<str>, Box<str>), Pod>,
     /// Where cluster IPs are taken from, by the ServiceCIDR that says so.
@@ -95,6 +96,7 @@ impl Cluster {
             hints: HashSet::new(),
             hints_limit: FIRST_HINTS_LIMIT,
             dirty: BTreeSet::new(),
+            surroundings_changed: true,
             pods: BTreeMap::new(),
             service_cidrs: BTreeMap::new(),
             whole: true,
@@ -122,6 +124,12 @@ impl Cluster {
 
     /// Takes over a change and says what of it could not be.
     pub fn apply(&mut self, change: Change) -> Vec<Reject> {
+        self.surroundings_changed |= match &change {
+            Change::Listed(kind, _) => kind.is_surrounding(),
+            Change::Applied(object) => object.kind().is_surrounding(),
+            Change::Deleted(object) => object.kind.is_surrounding(),
+            Change::Unreadable(_) | Change::Whole(_) => false,
+        };
         match change {
             Change::Listed(kind, objects) => self.list(kind, &objects),
             Change::Applied(object) => self.upsert(&object),
@@ -141,6 +149,11 @@ impl Cluster {
     /// zone, which decides over hints, or its addresses, which admit it as a client. A name without a Service is one that is gone.
     pub fn take_dirty(&mut self) -> BTreeSet<ServiceName> {
         mem::take(&mut self.dirty)
+    }
+
+    /// Whether anything but Services and slices has changed since the last call: the Node, pods, ServiceCIDRs. True at first.
+    pub fn take_surroundings_changed(&mut self) -> bool {
+        mem::replace(&mut self.surroundings_changed, false)
     }
 
     /// Whether every list needed for decisions has been seen once.

@@ -273,6 +273,23 @@ fn ranges_of_cluster_ips_are_those_of_all_service_cidrs() {
 }
 
 #[test]
+fn surroundings_change_with_everything_but_services_and_slices() {
+    let mut cluster = cluster_after([]);
+    assert!(cluster.take_surroundings_changed(), "nothing is known of them yet");
+    assert!(!cluster.take_surroundings_changed());
+    cluster.apply(Change::Listed(Kind::Service, vec![]));
+    cluster.apply(Change::Applied(web()));
+    cluster.apply(Change::Applied(slice("web-1", "web", json!([]))));
+    assert!(!cluster.take_surroundings_changed());
+    for kind in [Kind::Node, Kind::Pod, Kind::ServiceCidr] {
+        cluster.apply(Change::Listed(kind, vec![]));
+        assert!(cluster.take_surroundings_changed(), "{kind}");
+        cluster.apply(Change::Deleted(ObjectRef::new(kind, "", "x")));
+        assert!(cluster.take_surroundings_changed(), "{kind}");
+    }
+}
+
+#[test]
 fn hints_are_shared_and_forgotten() {
     let hinted = |zone: &str| json!([{"addresses": ["10.1.0.1"], "hints": {"forZones": [{"name": zone}]}}]);
     let mut cluster = cluster_after([Change::Applied(web())]);

@@ -142,9 +142,13 @@ impl Controller {
         let (mut retry, mut retry_surroundings) = (Retry::default(), Retry::default());
         self.surroundings.own = addresses.borrow_and_update().clone();
         loop {
-            if !retry_surroundings.is_waiting() {
+            self.surroundings.are_due |= self.cluster.take_surroundings_changed();
+            if self.surroundings.are_due && !retry_surroundings.is_waiting() {
                 match self.settle_surroundings() {
-                    Ok(()) => retry_surroundings.worked(),
+                    Ok(()) => {
+                        self.surroundings.are_due = false;
+                        retry_surroundings.worked();
+                    }
                     Err(failure) => {
                         self.status.failed();
                         let pause = retry_surroundings.failed();
@@ -173,11 +177,13 @@ impl Controller {
                 changed = addresses.changed() => {
                     changed.context("the watch on this node's addresses ended")?;
                     self.surroundings.own = addresses.borrow_and_update().clone();
+                    self.surroundings.are_due = true;
                     false
                 }
                 changed = left.changed() => {
                     changed.context("the watch on pods' cgroups ended")?;
                     self.surroundings.left.clone_from(&left.borrow_and_update());
+                    self.surroundings.are_due = true;
                     false
                 }
                 due = devices.due() => {

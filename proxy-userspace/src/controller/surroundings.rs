@@ -34,6 +34,8 @@ pub struct Chosen {
 /// What is, and what the maps say of it.
 #[derive(Debug, Default)]
 pub(super) struct Surroundings {
+    /// Whether the maps may say something else.
+    pub(super) are_due: bool,
     /// This node's own addresses.
     pub(super) own: BTreeSet<Address>,
     /// The cgroups of pods whose sockets are to be left alone; `None` while that is not known.
@@ -47,7 +49,7 @@ pub(super) struct Surroundings {
 }
 
 impl Controller {
-    /// Brings the maps in line with all that. Does nothing where nothing has changed.
+    /// Brings the maps in line with all that. Writes nothing where nothing has changed.
     ///
     /// What depends on objects stays as an earlier process left it until those have been listed.
     pub(super) fn settle_surroundings(&mut self) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
+use kubeshunt_tests::Station;
 use serde_json::json;
 
 use crate::objects::{port, service};
@@ -103,14 +104,19 @@ fn answers_at(stage: &Stage, kind: &str) -> Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
+/// A ClusterIP Service with these pods.
+fn make_web(stage: &Stage, pods: &[&Station]) -> Result<()> {
+    stage.apply(&service("web", json!({"ports": [port("http", "TCP", 80)]})))?;
+    stage.api.apply_all(&stage.slices("web", "http", pods))?;
+    stage.settle("ClusterIP").map(drop)
+}
+
 #[test]
 fn every_type_turns_into_every_other_type_and_leaves_nothing_behind() -> Result<()> {
     let stage = Stage::new()?;
     let [red, green, _] = &stage.pods;
     let pods = [red, green];
-    stage.apply(&service("web", json!({"ports": [port("http", "TCP", 80)]})))?;
-    stage.api.apply_all(&stage.slices("web", "http", &pods))?;
-    stage.settle("ClusterIP")?;
+    make_web(&stage, &pods)?;
     let mut before = answers_at(&stage, "ClusterIP")?;
     // Five is prime: each stride passes all types and comes back.
     for stride in 1..TYPES.len() {
@@ -138,9 +144,7 @@ fn a_service_changes_its_type_and_its_families() -> Result<()> {
     let stage = Stage::new()?;
     let [red, green, _] = &stage.pods;
     let pods = [red, green];
-    stage.apply(&service("web", json!({"ports": [port("http", "TCP", 80)]})))?;
-    stage.api.apply_all(&stage.slices("web", "http", &pods))?;
-    stage.settle("ClusterIP")?;
+    make_web(&stage, &pods)?;
     let first: IpAddr = stage.cluster_ips("web")?[0];
 
     stage.patch("web", &json!({"spec": {"type": "NodePort"}}))?;

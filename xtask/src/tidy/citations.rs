@@ -22,6 +22,8 @@ const ROOTS: [&str; 6] = [
     "tests/src",
 ];
 const SCENARIOS: &str = "proxy-userspace/tests/golden";
+/// Begins the mark of a test that does not run with the others.
+const PASSED_OVER: &str = concat!("#[", "ignore");
 /// Makes tests of the functions it names.
 const LIST: &str = "in_every_setting!(";
 
@@ -101,20 +103,23 @@ fn find(name: &str) -> Result<(), String> {
     if tests(&text).contains(test) { Ok(()) } else { Err("no such test in that file".to_owned()) }
 }
 
-/// The tests of a file: functions marked as such, and those that a list makes tests of.
+/// The tests of a file: functions marked as such, and those that a list makes tests of. One that is passed over when the
+/// others run proves nothing.
 fn tests(text: &str) -> BTreeSet<&str> {
     let mut found = BTreeSet::new();
-    let mut is_marked = false;
+    let (mut is_marked, mut is_passed_over) = (false, false);
     for line in text.lines().map(str::trim) {
         if let Some((name, _)) = line.strip_prefix("fn ").and_then(|rest| rest.split_once('(')) {
-            if is_marked {
+            if is_marked && !is_passed_over {
                 found.insert(name);
             }
-            is_marked = false;
+            (is_marked, is_passed_over) = (false, false);
         } else if line == "#[test]" || line == "#[tokio::test]" {
             is_marked = true;
+        } else if line.starts_with(PASSED_OVER) {
+            is_passed_over = true;
         } else if !line.starts_with("#[") && !line.starts_with("//") && !line.starts_with("async fn ") {
-            is_marked = false;
+            (is_marked, is_passed_over) = (false, false);
         }
     }
     for (_, list) in text.match_indices(LIST).map(|(at, list)| (list, &text[at + list.len()..])) {
@@ -130,9 +135,19 @@ mod tests {
 
     #[test]
     fn tests_are_what_is_marked_or_listed() {
-        let text = "#[test]\n/// Words.\n#[ignore]\nfn one() {}\nfn two() {}\n    #[test]\n    fn three() {}\n\
+        let text = "#[test]\n/// Words.\n#[cfg(x)]\nfn one() {}\nfn two() {}\n    #[test]\n    fn three() {}\n\
                     in_every_setting!(four, five);\nin_every_setting!(\n    six,\n);\n#[test]\nlet x;\nfn seven() {}";
         assert_eq!(tests(text), BTreeSet::from(["one", "three", "four", "five", "six"]));
+    }
+
+    #[test]
+    fn a_test_that_does_not_run_proves_nothing() {
+        for mark in [format!("{PASSED_OVER}]"), format!("{PASSED_OVER} = \"slow\"]")] {
+            let text = format!(
+                "#[test]\n{mark}\nfn one() {{}}\n{mark}\n#[test]\nfn two() {{}}\n#[test]\nfn three() {{}}"
+            );
+            assert_eq!(tests(&text), BTreeSet::from(["three"]), "{mark}");
+        }
     }
 
     #[test]
