@@ -10,19 +10,19 @@ use aya_ebpf::{
     maps::lpm_trie::Key,
     programs::SockAddrContext,
 };
-use core::ptr;
+use core::{arch::asm, ptr};
 use proxy_common::{
     address::{Address, Port},
     decision::{Caller, Client, ClientAddress, Destination, Tables},
     layout::{
-        self, Affinity, AffinityKey, Backend, Counter, Frontend, FrontendKey, Origin, Revision, Sender,
+        self, Affinity, AffinityKey, Backend, Counter, Fate, Frontend, FrontendKey, Origin, Revision, Sender,
         SenderKey, Sets, Source, Traits, client_kind,
     },
 };
 
 use crate::maps::{
-    AFFINITY, BACKENDS, COUNTERS, FRONTENDS, LEFT_CGROUPS, LEFT_COUNT, NODE_ADDRESSES, ORIGINS, REVISION,
-    SENDERS, SERVICES, SOURCES,
+    AFFINITY, BACKENDS, COUNTERS, FATES, FRONTENDS, LEFT_CGROUPS, LEFT_COUNT, NODE_ADDRESSES, ORIGINS,
+    REVISION, SENDERS, SERVICES, SOURCES,
 };
 
 /// `TCP_ESTABLISHED`, which a connected UDP socket is in as well (`include/net/tcp_states.h`).
@@ -58,6 +58,23 @@ pub fn count(counter: Counter) {
         // SAFETY: the verifier checked the pointer; the cell is this CPU's own. A program that interrupts
         // this one on the same CPU may cost a count, which a counter can bear.
         unsafe { *cell += 1 };
+    }
+}
+
+/// Counts one more for a service. All CPUs share the number: an addition that no other gets in the way of costs little next
+/// to a connection, and one for each CPU would take some hundred megabytes on large machines. A function of its own, so
+/// that the verifier follows one way from here.
+#[inline(never)]
+fn add_one(service: u32, fate: u32) {
+    if let Some(fates) = FATES.get_ptr_mut(service)
+        && let Some(count) = (fate < Fate::COUNT as u32).then_some(fate as usize)
+    {
+        // SAFETY: the verifier checked the pointer; the index is within the array, whose elements are aligned. The
+        // addition is atomic, and nobody does anything else to them. `core` has none for this target.
+        unsafe {
+            let count = (&raw mut (*fates).counts).cast::<u64>().add(count);
+            asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1u64);
+        }
     }
 }
 
@@ -144,6 +161,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn keep_sender(&self, key: &SenderKey, sender: &Sender) {
         let _ = SENDERS.insert(key, sender, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn tally(&self, service: u32, fate: Fate) {
+        add_one(service, fate as u32);
     }
 }
 

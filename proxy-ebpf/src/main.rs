@@ -4,6 +4,8 @@
 //! Apache-2.0 or GPL-2.0-only, at your choice.
 #![no_std]
 #![no_main]
+// One instruction that `core` does not offer for this target, see `kernel::add_one`.
+#![feature(asm_experimental_arch)]
 
 mod kernel;
 mod maps;

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use proxy_common::{
     address::Address,
     layout::{
-        self, Affinity, AffinityKey, Arrival, Backend, Device, Flow, FragmentKey, Fragments, Frontend,
+        self, Affinity, AffinityKey, Arrival, Backend, Device, Fates, Flow, FragmentKey, Fragments, Frontend,
         FrontendKey, Origin, Prefix, PutBy, Queued, Sender, SenderKey, Service, Source, Tuple,
     },
 };
@@ -57,6 +57,9 @@ pub static SENDERS: LruHashMap<SenderKey, Sender, { layout::SENDER_ROWS as usize
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { layout::Counter::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static FATES: Array<Fates, { layout::DEFAULT_SERVICES as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static DEVICES: HashMap<u32, Device, { layout::DEVICES as usize }, NO_PREALLOC> = HashMap::new();

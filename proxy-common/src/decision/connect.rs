@@ -1,7 +1,7 @@
 //! What a connect() gets: TCP, and UDP sockets that connect.
 
 use super::{Caller, Destination, Outcome, Tables, choice, frontend};
-use crate::layout::{Origin, origin_flag};
+use crate::layout::{Fate, Origin, origin_flag};
 
 /// Decides a connect() and keeps the socket's origin.
 #[inline(always)]
@@ -18,8 +18,9 @@ pub fn connect(tables: &impl Tables, caller: &impl Caller, destination: &Destina
     let chosen = match choice::choose(tables, caller, &frontend, caller.random()) {
         Ok(chosen) => chosen,
         Err(other) => {
-            if matches!(other, Outcome::Pass) {
-                caller.forget_origin();
+            match other.fate() {
+                Some(fate) => tables.tally(frontend.service, fate),
+                None => caller.forget_origin(),
             }
             return other;
         }
@@ -30,5 +31,6 @@ pub fn connect(tables: &impl Tables, caller: &impl Caller, destination: &Destina
     // Without memory the connection works all the same; only getpeername() tells the backend's address, and nobody tells
     // it that the backend is gone.
     caller.keep_origin(&origin.sealed());
+    tables.tally(frontend.service, Fate::Connected);
     Outcome::Translate(chosen.backend.address, chosen.backend.port)
 }

@@ -6,7 +6,7 @@
 //! neither the frontends nor the service's endpoints have changed since.
 
 use super::{Caller, Destination, Outcome, Tables, choice, frontend};
-use crate::layout::{Backend, Origin, Range, Revision, Sender, SenderKey, Sets, origin_flag};
+use crate::layout::{Backend, Fate, Origin, Range, Revision, Sender, SenderKey, Sets, origin_flag};
 
 /// Decides a sendto() or sendmsg() that names its destination, and keeps the socket's origin. The second value says
 /// whether that took more than a look at what the socket remembers: worth counting, and logging.
@@ -52,8 +52,16 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
         None => {
             let random = spread(caller.cookie(), frontend.service);
             match choice::choose(tables, caller, &frontend, random) {
-                Ok(chosen) => chosen,
-                Err(refusal) => return (refusal, true),
+                Ok(chosen) => {
+                    tables.tally(frontend.service, Fate::Associated);
+                    chosen
+                }
+                Err(refusal) => {
+                    if let Some(fate) = refusal.fate() {
+                        tables.tally(frontend.service, fate);
+                    }
+                    return (refusal, true);
+                }
             }
         }
     };

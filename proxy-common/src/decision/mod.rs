@@ -26,8 +26,8 @@ pub mod reverse;
 use crate::{
     address::{Address, Port},
     layout::{
-        Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey, Sets,
-        Source, Traits,
+        Affinity, AffinityKey, Backend, Fate, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey,
+        Sets, Source, Traits,
     },
 };
 
@@ -59,6 +59,8 @@ pub trait Tables {
     fn sender(&self, key: &SenderKey) -> Option<Sender>;
     /// Records that name.
     fn keep_sender(&self, key: &SenderKey, sender: &Sender);
+    /// Counts what became of somebody who asked for a service.
+    fn tally(&self, service: u32, fate: Fate);
 }
 
 /// Who asks for a backend, and where he stands.
@@ -134,4 +136,18 @@ pub enum Outcome {
     Denied,
     /// No memory for the state without which the answer would come from a stranger: ENOMEM.
     NoMemory,
+}
+
+impl Outcome {
+    /// What it is for who is not led to a backend; `None` if he is left alone.
+    #[inline(always)]
+    const fn fate(self) -> Option<Fate> {
+        match self {
+            Self::Refuse => Some(Fate::Refused),
+            Self::Unreachable => Some(Fate::NoLocalEndpoint),
+            Self::Denied => Some(Fate::Denied),
+            Self::NoMemory => Some(Fate::Failed),
+            Self::Pass | Self::Translate(..) => None,
+        }
+    }
 }

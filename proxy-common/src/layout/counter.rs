@@ -1,5 +1,7 @@
 //! What the programs count.
 
+use super::map_type;
+
 /// Index into [`crate::layout::map::COUNTERS`].
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,5 +87,62 @@ impl Counter {
             Self::PacketFailed => "packet_failed",
             Self::PacketDenied => "packet_denied",
         }
+    }
+}
+
+/// What became of who asked for a Service: index into [`Fates::counts`].
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// A socket's connect() was sent to a backend.
+    Connected = 0,
+    /// An unconnected socket has chosen a backend for its datagrams.
+    Associated = 1,
+    /// A packet has opened a flow.
+    Opened = 2,
+    /// Refused: the service has no endpoint.
+    Refused = 3,
+    /// The service has endpoints, but none for this caller: refused at the socket, dropped on the wire.
+    NoLocalEndpoint = 4,
+    /// The service keeps this client out.
+    Denied = 5,
+    /// A packet could not open a flow: no route, no room, no port.
+    Failed = 6,
+}
+
+impl Fate {
+    /// How many there are.
+    pub const COUNT: usize = 7;
+    /// All of them, in order of their index.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Connected,
+        Self::Associated,
+        Self::Opened,
+        Self::Refused,
+        Self::NoLocalEndpoint,
+        Self::Denied,
+        Self::Failed,
+    ];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Associated => "associated",
+            Self::Opened => "opened",
+            Self::Refused => "refused",
+            Self::NoLocalEndpoint => "no_local_endpoint",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+map_type! {
+    /// How many met which [`Fate`] at one service, since the map was created, whoever had the id. As long as a cache line:
+    /// services do not disturb each other.
+    pub struct Fates [64] {
+        /// By fate; the last is unused.
+        counts: [u64; 8],
     }
 }

@@ -25,7 +25,7 @@ mod service;
 mod source;
 
 pub use client::{Affinity, AffinityKey, Origin, Sender, SenderKey, client_kind, origin_flag};
-pub use counter::Counter;
+pub use counter::{Counter, Fate, Fates};
 pub use device::Device;
 pub use flow::{
     Arrival, CELLS, CELLS_PER_ROW, Flow, FragmentKey, Fragments, PUT_BY_LEN, PortRanges, Prefix, PutBy,
@@ -65,6 +65,8 @@ pub mod map {
     pub const SENDERS: &str = "SENDERS";
     /// [`super::Counter`] → u64 per CPU, an array.
     pub const COUNTERS: &str = "COUNTERS";
+    /// Service id → [`super::Fates`], an array the controller maps into its memory: what became of who asked.
+    pub const FATES: &str = "FATES";
     /// Interface index → [`super::Device`], a hash.
     pub const DEVICES: &str = "DEVICES";
     /// [`super::Tuple`], ordered → [`super::Flow`], a hash written by the programs.

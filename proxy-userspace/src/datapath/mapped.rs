@@ -74,12 +74,24 @@ impl<T: Pod> MappedArray<T> {
         self.capacity
     }
 
-    /// All elements. Programs never write to these maps, and we do not while this is borrowed.
+    /// All elements, of a map that programs never write to; and we do not while this is borrowed.
     #[must_use]
     pub fn as_slice(&self) -> &[T] {
         // SAFETY: the mapping holds `capacity` elements of `size_of::<T>()` bytes, page-aligned, of a type for
         // which any bytes are a value (Pod); writes need `&mut self`.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.capacity as usize) }
+    }
+
+    /// One 64-bit word of element `index`, at `offset` bytes into it, read in one access; for words that programs write.
+    #[must_use]
+    pub fn load(&self, index: u32, offset: usize) -> Option<u64> {
+        if index >= self.capacity || !offset.is_multiple_of(8) || offset + 8 > size_of::<T>() {
+            return None;
+        }
+        let at = index as usize * size_of::<T>() + offset;
+        // SAFETY: within the mapping and 8-byte aligned, as in `store`.
+        let cell = unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) };
+        Some(cell.load(Ordering::Relaxed))
     }
 
     /// Stores elements from `start` on, which no program may be reading.

@@ -51,7 +51,7 @@ use crate::{
     tables::ranges::{self, Ranges},
 };
 use cells::Cells;
-use counters::Counters;
+use counters::{Counters, FateCounts};
 use flows::settings::{PacketSettings, Pods};
 use mapped::MappedArray;
 use pins::Pins;
@@ -77,8 +77,12 @@ impl Settings {
     /// Maps and their sizes.
     fn sizes(&self) -> Vec<(&'static str, u32)> {
         let Capacity { frontends, services, backends } = self.capacity;
-        let mut sizes =
-            vec![(map::FRONTENDS, frontends), (map::SERVICES, services), (map::BACKENDS, backends)];
+        let mut sizes = vec![
+            (map::FRONTENDS, frontends),
+            (map::SERVICES, services),
+            (map::BACKENDS, backends),
+            (map::FATES, services),
+        ];
         sizes.extend(self.packets.sizes());
         sizes
     }
@@ -98,6 +102,7 @@ pub struct Datapath {
     pod_cidrs: MappedArray<Prefix>,
     vip_cells: Cells,
     counters: Option<Counters>,
+    fates: Option<FateCounts>,
     programs: programs::Programs,
     devices: devices::Devices,
     /// Held for as long as we write.
@@ -132,6 +137,7 @@ impl Datapath {
             pod_cidrs: MappedArray::of(ebpf, map::POD_CIDRS)?,
             vip_cells: Cells::of(ebpf)?,
             counters: Some(Counters::new(contents::map(ebpf, map::COUNTERS)?)),
+            fates: Some(FateCounts::new(MappedArray::of(ebpf, map::FATES)?)),
             devices: devices::Devices::new(settings, pins, contents::map(ebpf, map::DEVICES)?)?,
             programs,
             _lock: lock,
@@ -273,6 +279,14 @@ impl Datapath {
     /// When they are gone already.
     pub fn counters(&mut self) -> Result<Counters> {
         self.counters.take().context("the counters were taken before")
+    }
+
+    /// What became of who asked for each service, once: it goes to whoever exports it.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn fates(&mut self) -> Result<FateCounts> {
+        self.fates.take().context("the fates were taken before")
     }
 
     /// Carries out operations in their order; stops at the first that fails.

@@ -18,7 +18,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kubeshunt.bpf.o"));
 
 /// Maps that outlive the process.
-const PINNED_MAPS: [&str; 13] = [
+const PINNED_MAPS: [&str; 14] = [
     map::FRONTENDS,
     map::SERVICES,
     map::BACKENDS,
@@ -31,6 +31,7 @@ const PINNED_MAPS: [&str; 13] = [
     map::ORIGINS,
     map::SENDERS,
     map::COUNTERS,
+    map::FATES,
     map::DEVICES,
 ];
 
@@ -78,7 +79,8 @@ pub(super) fn tiny(cookie: Option<u64>) -> (Constants, Vec<(&'static str, u32)>)
     let packets = PacketSettings { flows: 64, queue_length: 64, ..PacketSettings::default() };
     let mut sizes = packets.sizes().to_vec();
     sizes.extend(
-        [map::FRONTENDS, map::SERVICES, map::BACKENDS, map::AFFINITY, map::SENDERS].map(|name| (name, 64)),
+        [map::FRONTENDS, map::SERVICES, map::BACKENDS, map::FATES, map::AFFINITY, map::SENDERS]
+            .map(|name| (name, 64)),
     );
     (Constants::new(cookie, false, false, packets), sizes)
 }

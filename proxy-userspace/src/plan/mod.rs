@@ -24,6 +24,7 @@
 //! Slots and ids given up in a plan are reused only after [`Planner::release`] of its epoch, see [`slab`]; before anything
 //! else, what an id that was given up admitted is removed.
 
+pub mod accounts;
 pub mod operation;
 pub mod simulated;
 pub mod simulated_flows;
@@ -199,6 +200,12 @@ impl Planner {
     pub fn id(&self, name: &PortName) -> Option<u32> {
         let ids = self.by_service.get(&name.service)?;
         ids.iter().copied().find(|id| self.ports.get(id).is_some_and(|port| port.name == *name))
+    }
+
+    /// The ids of a Service: one for each port and family.
+    #[must_use]
+    pub fn ids(&self, service: &ServiceName) -> &[u32] {
+        self.by_service.get(service).map_or(&[], Vec::as_slice)
     }
 
     fn plan_service(

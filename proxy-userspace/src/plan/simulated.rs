@@ -16,8 +16,8 @@ use proxy_common::{
     address::{Address, Port},
     decision::{Caller, Client, ClientAddress, Destination, Tables},
     layout::{
-        self, Affinity, AffinityKey, Backend, Frontend, FrontendKey, Origin, Revision, Sender, SenderKey,
-        Service, Sets, Source, Traits, client_kind,
+        self, Affinity, AffinityKey, Backend, Fate, Fates, Frontend, FrontendKey, Origin, Revision, Sender,
+        SenderKey, Service, Sets, Source, Traits, client_kind,
     },
 };
 
@@ -42,6 +42,8 @@ pub struct Maps {
     pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     /// The senders map.
     pub senders: RefCell<BTreeMap<SenderKey, Sender>>,
+    /// The map of what became of who asked.
+    pub fates: RefCell<BTreeMap<u32, Fates>>,
     capacity: Capacity,
 }
 
@@ -60,6 +62,7 @@ impl Maps {
             sources: BTreeSet::new(),
             affinity: RefCell::default(),
             senders: RefCell::default(),
+            fates: RefCell::default(),
             capacity,
         }
     }
@@ -172,6 +175,11 @@ impl Tables for Maps {
 
     fn keep_sender(&self, key: &SenderKey, sender: &Sender) {
         self.senders.borrow_mut().insert(*key, *sender);
+    }
+
+    fn tally(&self, service: u32, fate: Fate) {
+        let mut fates = self.fates.borrow_mut();
+        fates.entry(service).or_insert(Fates { counts: [0; 8] }).counts[fate as usize] += 1;
     }
 }
 

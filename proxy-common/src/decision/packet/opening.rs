@@ -4,7 +4,7 @@ use super::{Desk, Flows, Node, Put, Queue, Rewrite, Verdict, remove_other};
 use crate::{
     address::{Address, Port},
     decision::{Outcome, Tables, choice},
-    layout::{Backend, Counter, Flow, Tuple, arrival_flag, backend_flag, flow_flag, flow_state},
+    layout::{Backend, Counter, Fate, Flow, Tuple, arrival_flag, backend_flag, flow_flag, flow_state},
 };
 
 /// How many source ports are tried. With nine of ten ports to a backend taken, one flow in thirty finds none.
@@ -17,6 +17,14 @@ pub fn open<F: Flows>(tables: &impl Tables, flows: &F, node: &impl Node, desk: &
         desk.flow.place = flows.turn(Queue::Nascent);
         name(flows, node, desk);
     }
+    let fate = match desk.verdict {
+        Verdict::Open(_) => Fate::Opened,
+        Verdict::Refuse(Counter::PacketNoEndpoint) => Fate::Refused,
+        Verdict::Drop(Counter::PacketNoLocalEndpoint) => Fate::NoLocalEndpoint,
+        Verdict::Drop(Counter::PacketDenied) => Fate::Denied,
+        _ => Fate::Failed,
+    };
+    tables.tally(desk.frontend.service, fate);
 }
 
 /// Chooses the backend, and whether it sees the client's address; `false` with the verdict where it ends here.
