@@ -221,11 +221,28 @@ impl Kubeshunt {
     /// # Errors
     /// As [`Kubeshunt::get`].
     pub fn http(&self, address: SocketAddr, method: &str, path: &str) -> Result<(String, String)> {
+        self.http_with(address, method, path, "*/*")
+    }
+
+    /// The same, for who accepts only these kinds of content.
+    ///
+    /// # Errors
+    /// As [`Kubeshunt::get`].
+    pub fn http_with(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        accept: &str,
+    ) -> Result<(String, String)> {
         let mut answer = String::new();
         self.node.netns().run(|| -> Result<()> {
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+            write!(
+                stream,
+                "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+            )?;
             stream.read_to_string(&mut answer)?;
             Ok(())
         })?;

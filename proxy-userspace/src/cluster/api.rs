@@ -46,8 +46,19 @@ wire! {
         resource_version: String,
         /// RFC 3339 time of creation.
         creation_timestamp: Option<String>,
+        /// RFC 3339 time at which somebody asked for its deletion.
+        deletion_timestamp: Option<String>,
         /// Unique over time, unlike the name.
         uid: String,
+        /// Annotations that we read.
+        annotations: Annotations,
+    }
+
+    /// `metadata.annotations`, those of them that we read.
+    struct Annotations {
+        /// RFC 3339 time of the change that made somebody write an EndpointSlice.
+        #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+        last_change_trigger_time: Option<String>,
     }
 
     /// `v1/Service`.
@@ -206,6 +217,14 @@ wire! {
     struct NodeSpec {
         /// Pod address ranges of this node.
         #[serde(rename = "podCIDRs")] pod_cidrs: Vec<String>,
+        /// Whom the node does not want.
+        taints: Vec<Taint>,
+    }
+
+    /// One entry of `spec.taints`.
+    struct Taint {
+        /// What it is about.
+        key: String,
     }
 
     /// `status` of a Node.

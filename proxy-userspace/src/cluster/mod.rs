@@ -14,6 +14,7 @@ pub mod api;
 pub mod change;
 pub mod ingest;
 pub mod model;
+pub mod pending;
 pub mod printable;
 pub mod reject;
 
@@ -25,8 +26,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use self::change::{Change, Kind, Object, ObjectRef};
-use self::ingest::{Backends, Hints, Parsed};
+use self::ingest::{Backends, Hints, Parsed, Slice};
 use self::model::{Endpoint, Family, NodeInfo, Pod, Protocol, Service, ServiceName, ServicePort};
+use self::pending::Pending;
 use self::reject::{Problem, Reject};
 
 /// Everything known of the cluster.
@@ -59,6 +61,7 @@ pub struct Cluster {
     listed_pods: bool,
     listed_service_cidrs: bool,
     counts: Counts,
+    pending: Pending,
 }
 
 /// What is known under one Service name.
@@ -107,6 +110,7 @@ impl Cluster {
             listed_pods: false,
             listed_service_cidrs: false,
             counts: Counts::default(),
+            pending: Pending::default(),
         }
     }
 
@@ -268,6 +272,17 @@ impl Cluster {
         self.counts
     }
 
+    /// What has been said of Services and slices since the last [`Cluster::take_pending`].
+    #[must_use]
+    pub fn pending(&self) -> &Pending {
+        &self.pending
+    }
+
+    /// The same, once it has been carried out.
+    pub fn take_pending(&mut self) -> Pending {
+        mem::take(&mut self.pending)
+    }
+
     fn list(&mut self, kind: Kind, objects: &[Object]) -> Vec<Reject> {
         let rejects = objects.iter().flat_map(|object| self.upsert(object)).collect();
         let seen: HashSet<ObjectRef> = objects.iter().map(Object::reference).collect();
@@ -331,7 +346,7 @@ impl Cluster {
                 self.note(&reference, matches!(parsed, Parsed::Unusable));
                 let (namespace, name) = (reference.namespace, reference.name);
                 match parsed {
-                    Parsed::Value(slice) => self.set_slice(namespace, name, slice.service, slice.backends),
+                    Parsed::Value(slice) => self.set_slice(namespace, name, slice),
                     Parsed::NotOurs => self.remove_slice(&namespace, &name),
                     Parsed::Unusable => {}
                 }
@@ -403,7 +418,12 @@ impl Cluster {
     }
 
     fn set_service(&mut self, name: &ServiceName, service: Option<Service>) {
-        if self.service(name) == service.as_ref() {
+        let (is, will_be) = (self.service(name), service.as_ref());
+        let is_unchanged = is == will_be;
+        if is.is_some() || will_be.is_some() {
+            self.pending.service(name, !is_unchanged);
+        }
+        if is_unchanged {
             return;
         }
         let entry = self.entries.entry(name.clone()).or_default();
@@ -415,22 +435,17 @@ impl Cluster {
         self.drop_if_empty(name);
     }
 
-    fn set_slice(
-        &mut self,
-        namespace: Box<str>,
-        name: Box<str>,
-        service: ServiceName,
-        mut backends: Backends,
-    ) {
+    fn set_slice(&mut self, namespace: Box<str>, name: Box<str>, slice: Slice) {
+        let Slice { service, mut backends, triggered } = slice;
         self.share_hints(&mut backends);
         let key = (namespace, name);
         if self.filed_under.get(&key).is_some_and(|filed_under| *filed_under != service.name) {
             self.remove_slice(&key.0, &key.1);
         }
         let entry = self.entries.entry(service.clone()).or_default();
-        let added = backends.endpoints.len();
+        let (added, family) = (backends.endpoints.len(), backends.family);
         match entry.slices.binary_search_by(|(known, _)| known.cmp(&key.1)) {
-            Ok(index) if entry.slices[index].1 == backends => return,
+            Ok(index) if entry.slices[index].1 == backends => return self.pending.slice_unchanged(),
             Ok(index) => {
                 let old = mem::replace(&mut entry.slices[index].1, backends);
                 self.counts.endpoints -= old.endpoints.len();
@@ -444,6 +459,7 @@ impl Cluster {
             }
         }
         self.counts.endpoints += added;
+        self.pending.slice(&service, family, triggered);
         if entry.was_served {
             self.dirty.insert(service);
         }
@@ -458,6 +474,7 @@ impl Cluster {
         let (_, old) = entry.slices.remove(index.expect("a slice is where it was filed"));
         self.counts.slices -= 1;
         self.counts.endpoints -= old.endpoints.len();
+        self.pending.slice_gone(&service, old.family);
         if entry.was_served {
             self.dirty.insert(service.clone());
         }

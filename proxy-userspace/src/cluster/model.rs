@@ -159,6 +159,20 @@ pub struct NodeInfo {
     pub addresses: Vec<IpAddr>,
     /// The ranges that its pods' addresses are taken from.
     pub pod_cidrs: BTreeSet<IpNet>,
+    /// Whether load balancers should still send something here.
+    pub stay: Stay,
+}
+
+/// Whether this node is going to stay, as far as its object tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stay {
+    /// No object of it has been seen.
+    #[default]
+    Unknown,
+    /// It stays.
+    Stays,
+    /// Somebody is deleting it, or the cluster autoscaler is about to.
+    Leaves,
 }
 
 /// A pod of this node.

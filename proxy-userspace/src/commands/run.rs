@@ -18,9 +18,9 @@ use crate::{
         pins::Pins,
     },
     host, serve,
-    settings::{LogFormat, Run, Switch},
+    settings::{self, LogFormat, Run, Switch},
     source::{
-        kubernetes::{AccessSettings, Kubernetes},
+        kubernetes::{AccessSettings, Kubernetes, requests::Requests},
         manifests::Manifests,
     },
     tables::checks::Checks,
@@ -60,7 +60,8 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     if let Some(folder) = &args.manifests {
         Manifests::new(folder).check()?;
     }
-    let status = Arc::new(Status::default());
+    let requests = Requests::default();
+    let status = Arc::new(Status::new(args.expectations(), &requests));
     let addresses = host::addresses::follow().await?;
     let devices = match args.packets.packet_path {
         Switch::On => Some(host::devices::follow(args.packets.choice()).await?),
@@ -80,6 +81,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, chosen)?;
     let left = host::cgroups::follow(cgroup_root, left);
     let counters = controller.datapath().counters()?;
+    status.metrics.services.begin(controller.datapath().fates()?, args.metrics.service_metrics);
     let flows = FlowMaps::open(&pins)?;
     let sockets = controller.datapath().sockets(with_tcp);
     let (sender, changes) = mpsc::channel(QUEUE);
@@ -87,8 +89,11 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         match &args.manifests {
             Some(folder) => Manifests::new(folder).run(sender).await,
             None => {
-                let access =
-                    AccessSettings { kubeconfig: args.kubeconfig.clone(), master: args.master.clone() };
+                let access = AccessSettings {
+                    kubeconfig: args.kubeconfig.clone(),
+                    master: args.master.clone(),
+                    requests,
+                };
                 let source = Kubernetes::new(access, &node);
                 source.following_pods(!args.packets.pods_by_packets.is_empty()).run(sender).await
             }
@@ -99,14 +104,33 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     tokio::select! {
         result = source => result.context("the source of Services ended"),
         result = controller.run(changes, addresses, devices, left) => result,
-        result = serve::health(args.healthz_bind_address, Arc::clone(&status)) => result,
-        result = serve::metrics(args.metrics_bind_address, Arc::clone(&status)) => result,
+        result = serve::run(serving(args), Arc::clone(&status)) => result,
         result = serve::balancers::run(checks, Arc::clone(&status)) => result,
         result = sweep::run(flows, judge, Arc::clone(&status), served) => result,
         result = controller::sockets::run(sockets, Arc::clone(&status), backing) => result,
         () = follow(&counters, &status) => Ok(()),
         _ = interrupt.recv() => stopped("SIGINT"),
         _ = terminate.recv() => stopped("SIGTERM"),
+    }
+}
+
+/// What the HTTP servers tell, with kube-proxy's defaults.
+fn serving(args: &Run) -> serve::Settings {
+    let mode = "iptables".to_owned();
+    let configz = serde_json::json!({
+        "kind": "KubeProxyConfiguration",
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "healthzBindAddress": args.healthz_bind_address.to_string(),
+        "metricsBindAddress": args.metrics_bind_address.to_string(),
+        "mode": mode,
+    });
+    serve::Settings {
+        health: Some(args.healthz_bind_address),
+        metrics: args.metrics_bind_address,
+        hard_fail: false,
+        mode,
+        configz,
+        flags: settings::flags(std::env::args_os()),
     }
 }
 
@@ -121,7 +145,7 @@ async fn follow(counters: &Counters, status: &Status) {
     loop {
         for counter in Counter::ALL {
             match counters.total(counter) {
-                Ok(total) => status.decided(counter.name(), total),
+                Ok(total) => status.metrics.tables.decided(counter.name(), total),
                 Err(error) if !told => {
                     warn!("{error:#}");
                     told = true;

@@ -62,7 +62,7 @@ impl DeviceWatch {
         let changes = devices.bring_in_line(&wanted);
         let [outside, pod] = [Side::Outside, Side::Pod].map(|side| {
             let count = devices.count(side);
-            status.devices(side.name(), count);
+            status.metrics.hooks.devices(side.name(), count);
             count
         });
         if is_first {
@@ -87,6 +87,7 @@ impl DeviceWatch {
             }
             told.insert(device, reason);
         }
+        status.metrics.hooks.devices_failing(told.len());
         self.told = told;
     }
 }

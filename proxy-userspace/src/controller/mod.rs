@@ -9,7 +9,8 @@
 
 mod announce;
 mod devices;
-mod flow_metrics;
+pub mod health;
+pub mod metrics;
 mod retry;
 pub mod sockets;
 pub mod status;
@@ -36,10 +37,11 @@ use crate::{
     flows::backing::Stage,
     host::{cgroups::Cgroups, devices::Devices},
     plan::{Extent, Plan, Planner, Problem},
-    tables,
+    tables::{self, lacking::Lacking},
 };
 pub use announce::Hears;
 use devices::DeviceWatch;
+use metrics::kube_proxy::Synced;
 use retry::Retry;
 use status::Status;
 pub use surroundings::Chosen;
@@ -67,6 +69,8 @@ pub struct Controller {
     hears: Hears,
     chosen: Chosen,
     surroundings: Surroundings,
+    /// Service ports without an endpoint where their policy wants one.
+    lacking: Lacking,
 }
 
 impl Controller {
@@ -117,6 +121,7 @@ impl Controller {
             hears,
             chosen,
             surroundings: Surroundings::default(),
+            lacking: Lacking::default(),
         })
     }
 
@@ -143,6 +148,7 @@ impl Controller {
         self.surroundings.own = addresses.borrow_and_update().clone();
         loop {
             self.surroundings.are_due |= self.cluster.take_surroundings_changed();
+            self.status.node(self.cluster.node().stay);
             if self.surroundings.are_due && !retry_surroundings.is_waiting() {
                 match self.settle_surroundings() {
                     Ok(()) => {
@@ -150,7 +156,7 @@ impl Controller {
                         retry_surroundings.worked();
                     }
                     Err(failure) => {
-                        self.status.failed();
+                        self.status.metrics.tables.failed();
                         let pause = retry_surroundings.failed();
                         error!("{failure:#}; trying again in {pause:?}");
                     }
@@ -204,12 +210,12 @@ impl Controller {
             if !due || !self.cluster.is_complete() {
                 continue;
             }
-            match self.sync() {
+            match self.timed_sync() {
                 Ok(()) => retry.worked(),
                 Err(failure) => {
                     let pause = retry.failed();
                     error!("{failure:#}; reading the maps back and trying again in {pause:?}");
-                    self.status.failed();
+                    self.status.metrics.tables.failed();
                     // The new planner counts its plans anew, and knows nothing of slots in limbo: what is
                     // under way for the old one must not release anything, and readers must be gone first.
                     grace = None;
@@ -236,11 +242,22 @@ impl Controller {
     }
 
     fn take_in(&mut self, change: Change) {
-        self.status.change_received();
         for reject in self.cluster.apply(change) {
-            self.status.rejected();
+            self.status.metrics.tables.rejected();
             warn!("{reject}");
         }
+        // Before, there is nothing to be done.
+        if self.cluster.is_complete() {
+            self.status.change_queued(&self.cluster);
+        }
+    }
+
+    /// Brings the maps in line with the cluster, and says how long it took.
+    fn timed_sync(&mut self) -> Result<()> {
+        let (started, is_full) = (Instant::now(), self.extent == Extent::Everything);
+        let result = self.sync();
+        self.status.sync_ended(&Synced { took: started.elapsed(), is_full, has_worked: result.is_ok() });
+        result
     }
 
     /// Brings the maps in line with the cluster.
@@ -261,8 +278,11 @@ impl Controller {
             })
             .collect();
         if desired.is_empty() && self.extent == Extent::Changes && self.synced {
-            self.status.synced(&self.planner, self.cluster.counts(), 0, started.elapsed());
+            self.status.synced(&self.planner, &mut self.cluster, 0, started.elapsed());
             return Ok(());
+        }
+        for (name, tables) in &desired {
+            self.lacking.take_over(name, tables);
         }
         let names: Vec<ServiceName> = desired.iter().map(|(name, _)| name.clone()).collect();
         let extent = if whole { self.extent } else { Extent::Changes };
@@ -272,6 +292,10 @@ impl Controller {
         self.datapath.carry_out(&plan.operations)?;
         self.announce(&rosters, self.made());
         self.tell_balancers(&names);
+        self.status.planned(&self.planner, &names, &self.lacking);
+        if self.extent == Extent::Everything {
+            self.status.metrics.services.retain(&self.cluster);
+        }
         if whole {
             self.extent = Extent::Changes;
         } else if !self.synced {
@@ -282,7 +306,7 @@ impl Controller {
         self.synced = true;
         let operations = plan.operations.len();
         self.tell(&names, plan);
-        self.status.synced(&self.planner, self.cluster.counts(), operations, started.elapsed());
+        self.status.synced(&self.planner, &mut self.cluster, operations, started.elapsed());
         debug!(operations, elapsed = ?started.elapsed(), "maps written");
         Ok(())
     }
@@ -303,7 +327,7 @@ impl Controller {
                     before.get(&problem.port().service).is_some_and(|list| list.contains(&problem))
                         || told.contains(&problem);
                 if !is_known {
-                    self.status.rejected();
+                    self.status.metrics.tables.rejected();
                     warn!("{problem}");
                 }
                 told.push(problem);

@@ -117,7 +117,7 @@ impl Watch {
         for (protocol, name) in [(protocol::UDP, "UDP"), (protocol::TCP, "TCP")] {
             let sockets = pass.aborted.get(&protocol).copied().unwrap_or_default();
             if sockets > 0 {
-                self.status.aborted(name, sockets);
+                self.status.metrics.tables.aborted(name, sockets);
                 info!(sockets, "aborted connected {name} sockets whose endpoint is gone");
             }
         }

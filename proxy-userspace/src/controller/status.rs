@@ -1,206 +1,88 @@
-//! What the loop tells the outside: counts, health, metrics. Written by the loop, read by the servers.
+//! What the loop tells the outside: health and metrics. Written by the loop, read by the servers.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant, SystemTime},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use prometheus_client::{
-    encoding::text::encode,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
-    registry::{Registry, Unit},
+use super::{
+    health::{Expectations, Health, Hooks, Vitals},
+    metrics::{Metrics, kube_proxy::Synced},
 };
-
-use super::flow_metrics::FlowMetrics;
-use crate::{cluster::Counts, plan::Planner};
-
-/// How long a change may wait before the process counts as unhealthy: twice kube-proxy's default syncPeriod, as
-/// there.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-pub(super) type Labels = [(&'static str, &'static str); 1];
+use crate::{
+    cluster::{
+        Cluster,
+        model::{Family, ServiceName, Stay},
+    },
+    plan::Planner,
+    source::kubernetes::requests::Requests,
+    tables::lacking::Lacking,
+};
 
 /// Shared by the loop and the servers.
 pub struct Status {
-    state: Mutex<State>,
-    serving: AtomicBool,
-    /// What the sweep tells.
-    pub(super) flows: FlowMetrics,
-    registry: Registry,
-    sync_duration: Histogram,
-    sync_operations: Counter,
-    sync_failures: Counter,
-    rejects: Counter,
-    services: Gauge,
-    endpoints: Gauge,
-    map_entries: Family<Labels, Gauge>,
-    map_capacity: Family<Labels, Gauge>,
-    decisions: Family<Labels, Counter<u64, AtomicU64>>,
-    devices: Family<Labels, Gauge>,
-    aborted: Family<Labels, Counter>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Since when a change has been waiting.
-    waiting: Option<Instant>,
-    last_synced: Option<SystemTime>,
-}
-
-/// The state of health.
-#[derive(Clone, Copy, Debug)]
-pub struct Health {
-    /// No change has waited too long.
-    pub healthy: bool,
-    /// Tables are complete and programs attached.
-    pub serving: bool,
-    /// When the maps were last brought in line.
-    pub last_synced: Option<SystemTime>,
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        let mut registry = Registry::with_prefix("kubeshunt");
-        let sync_duration = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
-        registry.register_with_unit(
-            "sync_duration",
-            "Time from taken-in changes to written maps",
-            Unit::Seconds,
-            sync_duration.clone(),
-        );
-        let sync_operations = Counter::default();
-        registry.register("sync_operations", "Map writes", sync_operations.clone());
-        let sync_failures = Counter::default();
-        registry.register("sync_failures", "Syncs that a failed map write ended", sync_failures.clone());
-        let rejects = Counter::default();
-        registry.register("rejects", "Objects or parts of them that were not taken over", rejects.clone());
-        let services = Gauge::default();
-        registry.register("services", "Services known", services.clone());
-        let endpoints = Gauge::default();
-        registry.register("endpoints", "Endpoints known", endpoints.clone());
-        let map_entries = Family::default();
-        registry.register("map_entries", "Entries of a map in use", map_entries.clone());
-        let map_capacity = Family::default();
-        registry.register("map_capacity", "Entries a map has room for", map_capacity.clone());
-        let decisions = Family::default();
-        registry.register(
-            "decisions",
-            "Decisions of the programs, for sockets and for packets, by outcome",
-            decisions.clone(),
-        );
-        let flows = FlowMetrics::new(&mut registry, map_entries.clone(), map_capacity.clone());
-        let devices = Family::default();
-        registry.register(
-            "devices",
-            "Devices with programs for packets, by what is behind them",
-            devices.clone(),
-        );
-        let aborted = Family::default();
-        registry.register(
-            "sockets_aborted",
-            "Connected sockets that were woken with an error, because their endpoint was gone, by protocol",
-            aborted.clone(),
-        );
-        Self {
-            state: Mutex::default(),
-            serving: AtomicBool::new(false),
-            flows,
-            registry,
-            sync_duration,
-            sync_operations,
-            sync_failures,
-            rejects,
-            services,
-            endpoints,
-            map_entries,
-            map_capacity,
-            decisions,
-            devices,
-            aborted,
-        }
-    }
+    vitals: Mutex<Vitals>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Status {
-    pub(super) fn change_received(&self) {
-        self.state().waiting.get_or_insert_with(Instant::now);
+    /// Healthy, and nothing counted.
+    #[must_use]
+    pub fn new(expectations: Expectations, requests: &Requests) -> Self {
+        Self { vitals: Mutex::new(Vitals::new(expectations)), metrics: Metrics::new(requests) }
     }
 
-    pub(super) fn rejected(&self) {
-        self.rejects.inc();
+    /// Something is to be brought into the maps.
+    pub(super) fn change_queued(&self, cluster: &Cluster) {
+        let mut vitals = self.vitals();
+        vitals.queued();
+        self.metrics.kube_proxy.queued(vitals.families(), cluster.pending());
     }
 
-    pub(super) fn failed(&self) {
-        self.sync_failures.inc();
+    pub(super) fn synced(&self, planner: &Planner, cluster: &mut Cluster, operations: usize, took: Duration) {
+        self.vitals().updated();
+        self.metrics.tables.synced(planner, cluster.counts(), operations, took);
+        self.metrics.kube_proxy.applied(&cluster.take_pending());
+    }
+
+    /// These Services have been planned, and the plan carried out.
+    pub(super) fn planned(&self, planner: &Planner, names: &[ServiceName], lacking: &Lacking) {
+        self.metrics.services.planned(planner, names);
+        self.metrics.kube_proxy.lacking(self.vitals().families(), lacking);
+    }
+
+    /// A look for UDP flows to endpoints that serve no more has ended; of each family so many were removed.
+    pub(super) fn reconciled(&self, took: Duration, removed: &[(Family, u64)]) {
+        self.metrics.kube_proxy.reconciled(self.vitals().families(), took, removed);
+    }
+
+    /// A sync has ended, in whichever way.
+    pub(super) fn sync_ended(&self, sync: &Synced) {
+        self.metrics.kube_proxy.synced(self.vitals().families(), sync);
     }
 
     pub(super) fn serving(&self) {
-        self.serving.store(true, Relaxed);
+        self.vitals().serving();
     }
 
-    pub(super) fn synced(&self, planner: &Planner, counts: Counts, operations: usize, took: Duration) {
-        {
-            let mut state = self.state();
-            state.waiting = None;
-            state.last_synced = Some(SystemTime::now());
-        }
-        self.sync_duration.observe(took.as_secs_f64());
-        self.sync_operations.inc_by(operations as u64);
-        self.services.set(i64::try_from(counts.services).unwrap_or(i64::MAX));
-        self.endpoints.set(i64::try_from(counts.endpoints).unwrap_or(i64::MAX));
-        let (usage, capacity) = (planner.usage(), planner.capacity());
-        for (map, used, fits) in [
-            ("frontends", usage.frontends, capacity.frontends),
-            ("services", usage.services, capacity.services),
-            ("backends", usage.backends, capacity.backends),
-        ] {
-            self.map_entries.get_or_create(&[("map", map)]).set(i64::from(used));
-            self.map_capacity.get_or_create(&[("map", map)]).set(i64::from(fits));
-        }
+    pub(super) fn node(&self, stay: Stay) {
+        self.vitals().node(stay);
     }
 
-    pub(super) fn devices(&self, side: &'static str, count: usize) {
-        self.devices.get_or_create(&[("side", side)]).set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
-    pub(super) fn aborted(&self, protocol: &'static str, sockets: u64) {
-        self.aborted.get_or_create(&[("protocol", protocol)]).inc_by(sockets);
-    }
-
-    /// Brings a decision counter up to what the programs have counted.
-    pub fn decided(&self, outcome: &'static str, total: u64) {
-        let counter = self.decisions.get_or_create(&[("outcome", outcome)]);
-        counter.inner().store(total, Relaxed);
+    /// Says whether that is news.
+    pub(super) fn hooks(&self, hooks: Hooks) -> bool {
+        self.metrics.hooks.effective(&hooks);
+        self.vitals().hooks(hooks)
     }
 
     /// The state of health, now.
     pub fn health(&self) -> Health {
-        let state = self.state();
-        Health {
-            healthy: state.waiting.is_none_or(|since| since.elapsed() < PATIENCE),
-            serving: self.serving.load(Relaxed),
-            last_synced: state.last_synced,
-        }
+        self.vitals().health()
     }
 
-    /// All metrics in the OpenMetrics text format.
-    pub fn metrics(&self) -> String {
-        let mut text = String::new();
-        // Writing to a String does not fail.
-        let _ = encode(&mut text, &self.registry);
-        text
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // The state is two plain values: whoever panicked while holding it left nothing half done.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn vitals(&self) -> MutexGuard<'_, Vitals> {
+        // Plain values: whoever panicked while holding it left nothing half done.
+        self.vitals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

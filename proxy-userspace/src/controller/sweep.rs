@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::status::Status;
 use crate::{
+    cluster::model::Family,
     datapath::flows::{
         FlowMaps, is_busy, now,
         sweep::{FlowSweep, Judge, OrphanSweep, StaleSweep},
@@ -106,7 +107,7 @@ impl Sweeper {
             self.pass(|maps, now| sweep.step(maps, &judge, now)).context("sweeping the map of flows")?;
         if ended.is_some() {
             let capacity = self.maps.capacity()?;
-            self.status.flows.swept(&sweep, capacity, judge.ports, begun.elapsed());
+            self.status.metrics.flows.swept(&sweep, capacity, judge.ports, begun.elapsed());
             self.warn(&sweep.census, capacity);
         }
         Ok(ended)
@@ -178,6 +179,7 @@ impl Sweeper {
 
     /// Passes over all flows until none is left to a backend that does not serve; `None` when it is to end before.
     fn stale(&mut self, mut served: Served) -> Result<Option<()>> {
+        let started = Instant::now();
         loop {
             let mut sweep = StaleSweep::default();
             loop {
@@ -196,8 +198,10 @@ impl Sweeper {
                     served.extend(self.changed.clone());
                 }
             }
-            if sweep.removed > 0 {
-                info!(removed = sweep.removed, "removed UDP flows to endpoints that serve no more");
+            let [v4, v6] = sweep.removed.map(u64::from);
+            self.status.reconciled(started.elapsed(), &[(Family::V4, v4), (Family::V6, v6)]);
+            if v4 + v6 > 0 {
+                info!(removed = v4 + v6, "removed UDP flows to endpoints that serve no more");
             }
             if !sweep.has_missed {
                 return Ok(Some(()));

@@ -12,6 +12,8 @@ pub mod devices;
 
 use std::{future::Future, time::Duration};
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _};
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
@@ -21,6 +23,8 @@ use tokio::{
 };
 use tracing::warn;
 
+use crate::cluster::model::Family;
+
 /// A change is followed by a look at everything; several in a row by one look.
 const SETTLE: Duration = Duration::from_millis(20);
 
@@ -29,6 +33,13 @@ const UNSETTLED: Duration = Duration::from_millis(200);
 
 /// A look without any notice, in case one was lost (netlink drops what a slow reader does not fetch).
 const AT_LEAST: Duration = Duration::from_secs(30);
+
+/// The families that this node's kernel speaks.
+#[must_use]
+pub fn families() -> Vec<Family> {
+    // There where IPv6 is, unless it is switched off altogether (`net/ipv6/addrconf.c`).
+    if Path::new("/proc/net/if_inet6").exists() { vec![Family::V4, Family::V6] } else { vec![Family::V4] }
+}
 
 /// Something that is looked at as a whole.
 trait Look: Send + 'static {

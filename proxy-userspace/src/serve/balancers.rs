@@ -29,7 +29,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::AGAIN;
+use super::{AGAIN, listen_with};
 use crate::{
     cluster::model::{Family, ServiceName},
     controller::status::Status,
@@ -37,9 +37,6 @@ use crate::{
 };
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
-
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 128;
 
 /// Serves what is wanted, as it changes. A port that somebody else has is tried again and again.
 ///
@@ -150,9 +147,7 @@ fn listen((port, family): Place) -> Result<TcpListener> {
     if family == Family::V6 {
         setsockopt(&socket, Ipv6V6Only, &true).context("cannot keep IPv4 off an IPv6 socket")?;
     }
-    socket.set_reuseaddr(true).context("cannot prepare a socket")?;
-    socket.bind(address).with_context(|| format!("cannot listen at {address}"))?;
-    socket.listen(BACKLOG).with_context(|| format!("cannot listen at {address}"))
+    listen_with(socket, address).with_context(|| format!("cannot listen at {address}"))
 }
 
 struct Answers {
@@ -178,7 +173,7 @@ struct Named<'a> {
 
 async fn answer(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
     let Answers { service, endpoints, status } = &*answers;
-    let (endpoints, healthy) = (endpoints.load(Relaxed), status.health().healthy);
+    let (endpoints, healthy) = (endpoints.load(Relaxed), status.health().is_healthy);
     let code = if endpoints > 0 && healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let headers = [
         (header::CONTENT_TYPE, "application/json".to_owned()),

@@ -1,56 +1,88 @@
-//! The HTTP servers: health and metrics; and [`balancers`], which answers load balancers.
+//! The HTTP servers, which answer as kube-proxy's do.
 //!
-//! `/healthz` and `/livez` answer 200 while no change has waited longer than a minute, as kube-proxy's do, which
-//! also means: before the first sync. `/readyz` answers 200 once tables are complete and programs attached.
+//! - [`health`]: `/healthz` and `/livez` for load balancers and the kubelet, `/readyz` for whoever waits for the start;
+//! - [`metrics`]: `/metrics`, and what debugging tools ask for;
+//! - [`exposition`]: metrics in the format that the client reads;
+//! - [`balancers`]: answers to load balancers about single Services.
 
 pub mod balancers;
+pub mod exposition;
+pub mod health;
+pub mod metrics;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
-use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, header},
-    response::IntoResponse,
-    routing::get,
-};
-use serde::Serialize;
-use tokio::net::TcpListener;
+use axum::Router;
+use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
+use tokio::net::{TcpListener, TcpSocket};
 use tracing::warn;
 
-use crate::controller::status::{Health, Status};
+use crate::controller::status::Status;
 
 /// How long to wait before an address in use is tried again, as kube-proxy does.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Serves /healthz, /livez and /readyz.
-///
-/// # Errors
-/// When the server breaks down; an address in use is tried again and again instead.
-pub async fn health(address: SocketAddr, status: Arc<Status>) -> Result<()> {
-    let router = Router::new()
-        .route("/healthz", get(healthy))
-        .route("/livez", get(healthy))
-        .route("/readyz", get(ready))
-        .with_state(status);
-    axum::serve(bind(address, "health").await, router).await.context("the health server broke down")
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 128;
+
+/// Where and what to serve.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where /healthz, /livez and /readyz are served; `None` for nowhere.
+    pub health: Option<SocketAddr>,
+    /// Where /metrics is served.
+    pub metrics: SocketAddr,
+    /// Whether an address that cannot be had ends the process; else it is tried again and again.
+    pub hard_fail: bool,
+    /// What /proxyMode answers: the mode of kube-proxy's whose rules and defaults are kept.
+    pub mode: String,
+    /// What /configz tells: a KubeProxyConfiguration.
+    pub configz: serde_json::Value,
+    /// What /flagz tells: names, without dashes, and values.
+    pub flags: Vec<(String, String)>,
 }
 
-/// Serves /metrics.
+/// Serves health and metrics.
 ///
 /// # Errors
-/// As [`health`].
-pub async fn metrics(address: SocketAddr, status: Arc<Status>) -> Result<()> {
-    let router = Router::new().route("/metrics", get(text)).with_state(status);
-    axum::serve(bind(address, "metrics").await, router).await.context("the metrics server broke down")
+/// When a server breaks down, or cannot have its address and that is to be fatal.
+pub async fn run(settings: Settings, status: Arc<Status>) -> Result<()> {
+    let Settings { health, metrics: at, hard_fail, .. } = settings;
+    let on_health = health::router(Arc::clone(&status));
+    let on_metrics = metrics::router(&settings, status);
+    tokio::try_join!(
+        async {
+            match health {
+                Some(address) => serve(address, hard_fail, "health", on_health).await,
+                None => Ok(()),
+            }
+        },
+        serve(at, hard_fail, "metrics", on_metrics),
+    )?;
+    Ok(())
 }
 
-async fn bind(address: SocketAddr, what: &str) -> TcpListener {
+async fn serve(address: SocketAddr, hard_fail: bool, what: &str, router: Router) -> Result<()> {
+    let listener = bind(address, hard_fail, what).await?;
+    axum::serve(listener, router).await.with_context(|| format!("the {what} server broke down"))
+}
+
+async fn bind(address: SocketAddr, hard_fail: bool, what: &str) -> Result<TcpListener> {
     let mut told = false;
     loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => return listener,
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if hard_fail => {
+                return Err(error).with_context(|| {
+                    format!("cannot serve {what} on {address}; name another address, or end who has this one")
+                });
+            }
             Err(error) => {
                 if !told {
                     warn!("cannot serve {what} on {address}: {error}; trying again every {AGAIN:?}");
@@ -62,41 +94,27 @@ async fn bind(address: SocketAddr, what: &str) -> TcpListener {
     }
 }
 
-/// The body people and probes get.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Body {
-    last_updated: Option<String>,
-    current_time: String,
-    healthy: bool,
-    serving: bool,
-}
-
-async fn healthy(State(status): State<Arc<Status>>) -> impl IntoResponse {
-    let health = status.health();
-    answer(health, health.healthy)
-}
-
-async fn ready(State(status): State<Arc<Status>>) -> impl IntoResponse {
-    let health = status.health();
-    answer(health, health.healthy && health.serving)
-}
-
-fn answer(health: Health, well: bool) -> impl IntoResponse {
-    let time =
-        |at: std::time::SystemTime| jiff::Timestamp::try_from(at).map(|t| t.to_string()).unwrap_or_default();
-    let body = Body {
-        last_updated: health.last_synced.map(time),
-        current_time: time(std::time::SystemTime::now()),
-        healthy: health.healthy,
-        serving: health.serving,
+/// Listens. 0.0.0.0 means all addresses of both families, as Go takes it (`favoriteAddrFamily` in `net/ipsock_posix.go`),
+/// on a node that has both.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let both = || {
+        let socket = TcpSocket::new_v6()?;
+        setsockopt(&socket, Ipv6V6Only, &false)?;
+        listen_with(socket, (Ipv6Addr::UNSPECIFIED, address.port()).into())
     };
-    let code = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
-    (code, headers, serde_json::to_string(&body).unwrap_or_default())
+    if address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+        match both() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {}
+            other => return other,
+        }
+    }
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    listen_with(socket?, address)
 }
 
-async fn text(State(status): State<Arc<Status>>) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], status.metrics())
+fn listen_with(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
+    // What is left of earlier connections is in nobody's way.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

@@ -1,25 +1,30 @@
 //! The command line: what the user said, and what it means.
 
 mod flows;
+mod metrics;
 mod packets;
 mod sockets;
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use proxy_common::layout::{DEFAULT_BACKENDS, DEFAULT_FRONTENDS, DEFAULT_SERVICES, Sets};
 
 use crate::{
+    controller::health::Expectations,
     datapath::{self, flows::settings::PacketSettings},
+    host,
     plan::Capacity,
     tables::node_ports,
 };
 pub use flows::Flows;
+pub use metrics::Metrics;
 pub use packets::{Packets, Switch};
 pub use sockets::Sockets;
 
@@ -103,6 +108,9 @@ pub struct Run {
     /// Which sockets are woken
     #[command(flatten)]
     pub sockets: Sockets,
+    /// What is counted
+    #[command(flatten)]
+    pub metrics: Metrics,
     /// Where programs attach and maps are pinned
     #[command(flatten)]
     pub place: Place,
@@ -223,6 +231,17 @@ impl Run {
         })
     }
 
+    /// What health is judged by.
+    #[must_use]
+    pub fn expectations(&self) -> Expectations {
+        // A folder need not speak of Nodes.
+        Expectations {
+            needs_node: self.manifests.is_none(),
+            families: host::families(),
+            ..Expectations::default()
+        }
+    }
+
     /// Whether Services answer at their external IPs.
     #[must_use]
     pub fn serves_external_ips(&self) -> bool {
@@ -284,16 +303,43 @@ fn cgroup2_mount(mounts: &str) -> Option<&Path> {
     })
 }
 
+/// What a command line says, one by one, what it leaves to defaults as well: names without dashes, and values.
+///
+/// Nothing for a command line that says nothing.
+#[must_use]
+pub fn flags(arguments: impl IntoIterator<Item = OsString>) -> Vec<(String, String)> {
+    let Ok(matches) = CommandLine::command().try_get_matches_from(arguments) else { return Vec::new() };
+    let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
+    let command = CommandLine::command();
+    let Some(command) = command.find_subcommand(name) else { return Vec::new() };
+    let said = |argument: &clap::Arg| {
+        let values = matches.get_raw(argument.get_id().as_str())?;
+        let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
+        Some((argument.get_long()?.to_owned(), values.join(",")))
+    };
+    let mut flags: Vec<_> = command.get_arguments().filter_map(said).collect();
+    flags.sort();
+    flags
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
     use crate::datapath::flows::settings::Pods;
 
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_line_can_be_told_flag_by_flag() {
+        let line = ["kubeshunt", "run", "--devices=eth*,wg0", "--manifests", "d"].map(OsString::from);
+        let flags = flags(line);
+        let value = |name: &str| flags.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
+        assert_eq!((value("devices"), value("manifests")), (Some("eth*,wg0"), Some("d")));
+        assert_eq!((value("metrics-bind-address"), value("master")), (Some("127.0.0.1:10249"), None));
+        assert_eq!(super::flags(["kubeshunt", "--wrong"].map(OsString::from)), []);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod by_packets;
 pub mod checks;
+pub mod lacking;
 pub mod node_ports;
 pub mod ranges;
 pub mod rosters;

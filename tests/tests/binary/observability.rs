@@ -1,5 +1,7 @@
 //! What a running program tells: health, metrics, log.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use anyhow::{Context, Result};
 use kubeshunt_tests::protocol::Target;
 use kubeshunt_tests::proxy::{HEALTHZ, METRICS};
@@ -8,27 +10,88 @@ use kubeshunt_tests::wait;
 use serde_json::Value;
 
 #[test]
-fn health_answers() -> Result<()> {
+fn health_answers_as_kube_proxys_does() -> Result<()> {
     let stage = Stage::serving(1)?;
-    for path in ["/healthz", "/livez", "/readyz"] {
-        let (code, body) = stage.kubeshunt().get(HEALTHZ.port(), path)?;
-        assert_eq!(code, 200, "{path}: {body}");
-        let body: Value = serde_json::from_str(&body).with_context(|| format!("{path}: {body}"))?;
-        assert_eq!((&body["healthy"], &body["serving"]), (&true.into(), &true.into()), "{path}: {body}");
-        for time in ["lastUpdated", "currentTime"] {
-            assert!(body[time].as_str().is_some_and(|time| time.ends_with('Z')), "{path}: {body}");
+    // A wildcard of both families, though it is written as IPv4's.
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let at = SocketAddr::new(ip, HEALTHZ.port());
+        for path in ["/healthz", "/livez", "/readyz"] {
+            let (head, text) = stage.kubeshunt().http(at, "GET", path)?;
+            assert!(head.starts_with("HTTP/1.1 200 OK"), "{path}: {head}");
+            for header in ["content-type: application/json", "x-content-type-options: nosniff"] {
+                assert!(head.lines().any(|line| line == header), "{header} in {head}");
+            }
+            let body: Value = serde_json::from_str(&text).with_context(|| format!("{path}: {text}"))?;
+            assert_eq!((&body["healthy"], &body["serving"]), (&true.into(), &true.into()), "{path}: {text}");
+            assert_eq!(body["lastUpdated"], body["currentTime"], "{path}: {text}");
+            let eligible = if path == "/healthz" { Value::Bool(true) } else { Value::Null };
+            assert_eq!(body["nodeEligible"], eligible, "{path}: {text}");
+            for family in ["IPv4", "IPv6"] {
+                let status = &body["status"][family];
+                assert_eq!(status["healthy"], true, "{path}: {text}");
+                assert!(status["lastUpdated"].as_str().is_some_and(|time| time.ends_with('Z')), "{text}");
+            }
         }
     }
     assert_eq!(stage.kubeshunt().get(HEALTHZ.port(), "/nothing")?.0, 404);
+    for (path, is) in [("healthz", 2.0), ("livez", 2.0)] {
+        let name = format!("kubeproxy_proxy_{path}_total{{code=\"200\"}}");
+        assert!((stage.kubeshunt().metric(&name)? - is).abs() < 0.5, "{name}");
+    }
     Ok(())
 }
 
+/// This stage's node, with more in its `metadata` and `spec`.
+fn node(stage: &Stage, metadata: &str, spec: &str) -> Result<()> {
+    let text = format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: {}{metadata}}}\nspec: {{{spec}}}\n",
+        stage.node.name()
+    );
+    stage.folder.write_text("node", &text)
+}
+
 #[test]
-fn metrics_answer_in_openmetrics_format() -> Result<()> {
+fn a_node_that_leaves_is_not_eligible_and_lives_on() -> Result<()> {
+    let stage = Stage::serving(1)?;
+    let codes = || -> Result<(u16, u16)> {
+        let get = |path| stage.kubeshunt().get(HEALTHZ.port(), path);
+        Ok((get("/healthz")?.0, get("/livez")?.0))
+    };
+    let wait_for = |wanted| wait::until_true(&format!("{wanted:?}"), PATIENCE, || Ok(codes()? == wanted));
+    node(&stage, "", "taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]")?;
+    wait_for((503, 200))?;
+    let (_, body) = stage.kubeshunt().get(HEALTHZ.port(), "/healthz")?;
+    let body: Value = serde_json::from_str(&body)?;
+    assert_eq!((&body["nodeEligible"], &body["healthy"]), (&false.into(), &true.into()), "{body}");
+    node(&stage, "", "taints: [{key: other, effect: NoSchedule}]")?;
+    wait_for((200, 200))?;
+    node(&stage, ", deletionTimestamp: \"2026-01-01T00:00:00Z\"", "")?;
+    wait_for((503, 200))?;
+    node(&stage, "", "")?;
+    wait_for((200, 200))?;
+    // What was known of it last is still true when its object is gone.
+    stage.folder.remove("node")?;
+    stage.publish(&service("more", 9), "more", &[0])?;
+    stage.wait_for_backends(9, &[0])?;
+    wait_for((200, 200))
+}
+
+#[test]
+fn metrics_answer_in_the_format_that_is_asked_for() -> Result<()> {
     let stage = Stage::serving(2)?;
-    let (code, text) = stage.kubeshunt().get(METRICS.port(), "/metrics")?;
-    assert_eq!(code, 200);
-    assert!(text.ends_with("# EOF\n"), "{text}");
+    let get = |accept: &str| stage.kubeshunt().http_with(METRICS, "GET", "/metrics", accept);
+    let (head, text) = get("*/*")?;
+    let plain = "content-type: text/plain; version=0.0.4; charset=utf-8";
+    assert!(head.starts_with("HTTP/1.1 200") && head.lines().any(|line| line == plain), "{head}");
+    assert!(text.contains("# TYPE kubeshunt_sync_operations_total counter\n"), "{text}");
+    assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    let (head, text) = get("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")?;
+    let open = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert!(head.lines().any(|line| line == open), "{head}");
+    assert!(
+        text.contains("# TYPE kubeshunt_sync_operations counter\n") && text.ends_with("# EOF\n"),
+        "{text}"
+    );
     for (name, value) in [
         ("kubeshunt_services", 1.0),
         ("kubeshunt_endpoints", 4.0),
@@ -39,9 +102,94 @@ fn metrics_answer_in_openmetrics_format() -> Result<()> {
         ("kubeshunt_rejects_total", 0.0),
         ("kubeshunt_devices{side=\"outside\"}", 1.0),
         ("kubeshunt_devices{side=\"pod\"}", 3.0),
+        ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", 0.0),
+        ("kubeproxy_sync_proxy_rules_service_changes_total", 1.0),
+        ("kubeproxy_sync_proxy_rules_endpoint_changes_total", 2.0),
+        (
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\",ip_family=\"IPv4\"}",
+            0.0,
+        ),
     ] {
         let is = stage.kubeshunt().metric(name)?;
         assert!((is - value).abs() < 1e-9, "{name} is {is}, not {value}:\n{text}");
+    }
+    for family in ["IPv4", "IPv6"] {
+        let of = |name: &str| stage.kubeshunt().metric(&format!("{name}{{ip_family=\"{family}\"}}"));
+        assert!(of("kubeproxy_sync_proxy_rules_duration_seconds_count")? > 0.5);
+        assert!(of("kubeproxy_sync_full_proxy_rules_duration_seconds_count")? > 0.5);
+        assert!(
+            of("kubeproxy_sync_proxy_rules_last_timestamp_seconds")?
+                >= of("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds")?
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn debugging_tools_find_what_kube_proxy_has() -> Result<()> {
+    let stage = Stage::serving(1)?;
+    let get = |method: &str, path: &str| stage.kubeshunt().http(METRICS, method, path);
+    let plain = "content-type: text/plain; charset=utf-8";
+    for (path, wanted) in [("/healthz", "ok"), ("/healthz/ping", "ok"), ("/proxyMode", "iptables")] {
+        let (head, body) = get("GET", path)?;
+        assert!(head.starts_with("HTTP/1.1 200") && head.lines().any(|line| line == plain), "{path}: {head}");
+        assert_eq!(body, wanted, "{path}");
+    }
+    let config: Value = serde_json::from_str(&get("GET", "/configz")?.1)?;
+    let config = &config["kubeproxy.config.k8s.io"];
+    assert_eq!(config["kind"], "KubeProxyConfiguration", "{config}");
+    assert_eq!(config["apiVersion"], "kubeproxy.config.k8s.io/v1alpha1", "{config}");
+    assert!(get("GET", "/flagz")?.1.contains(&format!("\nhostname-override={}\n", stage.node.name())));
+    assert!(get("GET", "/statusz")?.1.contains("Started: "));
+    let pings = "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1\n";
+    let (_, slis) = get("GET", "/metrics/slis")?;
+    assert!(slis.contains(pings), "{slis}");
+    assert_eq!(get("DELETE", "/metrics/slis")?.1, "metrics reset\n");
+    assert_eq!(get("GET", "/metrics/slis")?.1, "");
+    assert!(get("GET", "/nothing")?.0.starts_with("HTTP/1.1 404"));
+    Ok(())
+}
+
+/// What was counted for a Service.
+fn counted(stage: &Stage, service: &str, outcome: &str) -> Result<u64> {
+    let (_, text) = stage.kubeshunt().get(METRICS.port(), "/metrics")?;
+    let name = format!(
+        "kubeshunt_service_decisions_total{{namespace=\"default\",service=\"{service}\",outcome=\"{outcome}\"}} "
+    );
+    let value = text.lines().find_map(|line| line.strip_prefix(&name));
+    Ok(value.map(str::parse).transpose()?.unwrap_or_default())
+}
+
+#[test]
+fn connections_are_counted_service_by_service() -> Result<()> {
+    let mut stage = Stage::new(1)?;
+    stage.publish(&service("web", 1), "web", &[0])?;
+    stage.publish(&service("none", 2), "none", &[])?;
+    stage.start()?;
+    stage.ask(&Target::tcp(at4(1)), 7)?;
+    stage.ask(&Target::tcp(at6(1)), 2)?;
+    stage.ask(&Target::udp(at6(1)), 5)?;
+    stage.ask(&Target::tcp(at4(2)), 3)?;
+    for (service, outcome, wanted) in [
+        ("web", "connected", 9),
+        ("web", "associated", 5),
+        ("web", "refused", 0),
+        ("none", "refused", 3),
+        ("none", "connected", 0),
+    ] {
+        assert_eq!(counted(&stage, service, outcome)?, wanted, "{service} {outcome}");
+    }
+    // A Service of another name that gets the ids of one that is gone begins anew.
+    stage.folder.remove("web")?;
+    wait::until_true("it is gone", PATIENCE, || Ok(stage.frontend(at4(1), "TCP")?.is_none()))?;
+    assert_eq!(counted(&stage, "web", "connected")?, 0);
+    for round in 3..7 {
+        let name = format!("next-{round}");
+        stage.publish(&service(&name, round), &name, &[0])?;
+        stage.wait_for_backends(round, &[0])?;
+        assert_eq!(counted(&stage, &name, "connected")?, 0);
+        stage.ask(&Target::tcp(at4(round)), u32::from(round))?;
+        assert_eq!(counted(&stage, &name, "connected")?, u64::from(round));
     }
     Ok(())
 }

@@ -5,11 +5,15 @@ use std::collections::BTreeSet;
 use super::{Rejects, address};
 use crate::cluster::api;
 use crate::cluster::change::{Kind, ObjectRef};
-use crate::cluster::model::NodeInfo;
+use crate::cluster::model::{NodeInfo, Stay};
 use crate::cluster::reject::Reject;
 
 /// The only label a zone is taken from.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// With this taint, whatever its value and effect, the cluster autoscaler says that it is about to remove the node
+/// (`pkg/proxy/healthcheck/proxy_health.go`).
+const REMOVAL_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// Reads a Node. The name is taken over as it is.
 #[must_use]
@@ -30,11 +34,14 @@ pub fn node(object: &api::Node) -> (NodeInfo, Vec<Reject>) {
     for (index, text) in object.spec.pod_cidrs.iter().enumerate() {
         pod_cidrs.extend(rejects.take(address::range(text), || format!("spec.podCIDRs[{index}]")));
     }
+    let is_leaving = object.metadata.deletion_timestamp.is_some()
+        || object.spec.taints.iter().any(|taint| taint.key == REMOVAL_TAINT);
     let info = NodeInfo {
         name: object.metadata.name.as_str().into(),
         zone: zone.map(|zone| zone.as_str().into()),
         addresses,
         pod_cidrs,
+        stay: if is_leaving { Stay::Leaves } else { Stay::Stays },
     };
     (info, rejects.list)
 }
@@ -66,5 +73,15 @@ mod tests {
             rejects.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [r#"Node n: status.addresses[3].address: "oops" is not an IP address; it is left out"#]
         );
+    }
+    #[test]
+    fn a_node_leaves_when_it_is_being_deleted_or_the_autoscaler_says_so() {
+        let stay = |object: serde_json::Value| node(&serde_json::from_value(object).expect("a Node")).0.stay;
+        let tainted =
+            |key: &str| json!({"spec": {"taints": [{"key": "other"}, {"key": key, "effect": "NoSchedule"}]}});
+        assert_eq!(stay(json!({})), Stay::Stays);
+        assert_eq!(stay(tainted("node.kubernetes.io/unreachable")), Stay::Stays);
+        assert_eq!(stay(tainted("ToBeDeletedByClusterAutoscaler")), Stay::Leaves);
+        assert_eq!(stay(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})), Stay::Leaves);
     }
 }

@@ -24,6 +24,8 @@ pub struct Slice {
     pub service: ServiceName,
     /// What it contributes.
     pub backends: Backends,
+    /// When that came about which made somebody write it, in nanoseconds since 1970, if it says so.
+    pub triggered: Option<i64>,
 }
 
 /// The contents of a slice, in a form to keep.
@@ -102,8 +104,15 @@ pub fn slice(object: &api::EndpointSlice, node_name: &str) -> (Parsed<Slice>, Ve
             ports: ports(&object.ports, &mut rejects),
             endpoints: endpoints(&object.endpoints, family, node_name, &mut rejects),
         },
+        triggered: metadata.annotations.last_change_trigger_time.as_deref().and_then(nanoseconds),
     };
     (Parsed::Value(value), rejects.list)
+}
+
+/// A time in RFC 3339. One that is none is only missed by whoever looks at statistics.
+fn nanoseconds(text: &str) -> Option<i64> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    i64::try_from(time.as_nanosecond()).ok()
 }
 
 fn ports(objects: &[api::EndpointPort], rejects: &mut Rejects) -> Box<[SlicePort]> {

@@ -8,11 +8,11 @@ use prometheus_client::{
 };
 use proxy_common::layout::PortRanges;
 
-use super::status::Labels;
+use super::Labels;
 use crate::datapath::flows::sweep::FlowSweep;
 
 /// The metrics of flows.
-pub(super) struct FlowMetrics {
+pub struct FlowMetrics {
     flows: Family<[(&'static str, &'static str); 2], Gauge>,
     masqueraded: Gauge,
     ports_share: Gauge<f64, AtomicU64>,
@@ -68,7 +68,7 @@ impl FlowMetrics {
     }
 
     /// Takes over what a pass has found.
-    pub(super) fn swept(&self, sweep: &FlowSweep, capacity: u32, ports: PortRanges, took: Duration) {
+    pub(crate) fn swept(&self, sweep: &FlowSweep, capacity: u32, ports: PortRanges, took: Duration) {
         let census = &sweep.census;
         for (protocol, stage, count) in census.kinds() {
             let labels = [("protocol", protocol), ("state", stage.name())];

@@ -87,8 +87,8 @@ fn remove(maps: &mut FlowMaps, key: &Tuple, judge: &Judge, now_ns: u64) -> io::R
 #[derive(Debug, Default)]
 pub struct StaleSweep {
     cursor: Cursor,
-    /// How many were removed.
-    pub removed: u32,
+    /// How many were removed, IPv4's and IPv6's.
+    pub removed: [u32; 2],
     /// Whether one could not be removed just then: another pass finds it.
     pub has_missed: bool,
 }
@@ -103,7 +103,7 @@ impl StaleSweep {
         for (key, flow) in entries {
             if served.leaves(&key, &flow) {
                 match maps.remove(&key, &flow) {
-                    Ok(()) => self.removed += 1,
+                    Ok(()) => self.removed[usize::from(!flow.vip.is_v4())] += 1,
                     Err(error) if is_busy(&error) => self.has_missed = true,
                     Err(error) => return Err(error),
                 }

@@ -18,6 +18,8 @@ use kube::{Client, Config};
 use tokio::sync::Mutex;
 use tower::ServiceBuilder;
 
+use super::requests::Requests;
+
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// A dead peer is noticed after this long without a sign of life...
@@ -37,6 +39,8 @@ pub struct AccessSettings {
     /// The server's URL, over the one in the kubeconfig or the pod's environment. A kube-proxy replacement in a pod
     /// needs it: the address in the pod's environment is a cluster IP, which nobody serves before we do.
     pub master: Option<String>,
+    /// Where requests are counted.
+    pub requests: Requests,
 }
 
 /// Why there is no client.
@@ -141,7 +145,7 @@ impl Access {
 async fn client(settings: &AccessSettings) -> Result<Client, AccessError> {
     let mut config = config(settings).await?;
     read_token(&mut config)?;
-    build(config).map_err(|error| AccessError::Client(Box::new(error)))
+    build(config, &settings.requests).map_err(|error| AccessError::Client(Box::new(error)))
 }
 
 async fn config(settings: &AccessSettings) -> Result<Config, AccessError> {
@@ -195,7 +199,7 @@ fn master_url(url: &str) -> Result<http::Uri, AccessError> {
 }
 
 /// Like kube's own client, but with keep-alive on the connection and without retries, which the watch does better.
-fn build(config: Config) -> Result<Client, kube::Error> {
+fn build(config: Config, requests: &Requests) -> Result<Client, kube::Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -211,6 +215,7 @@ fn build(config: Config) -> Result<Client, kube::Error> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(tower::BoxError::from)
+        .layer(requests)
         .service(transport);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
@@ -258,7 +263,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_kubeconfig_is_named() {
-        let settings = AccessSettings { kubeconfig: Some("/nonexistent/kubeconfig".into()), master: None };
+        let settings = AccessSettings {
+            kubeconfig: Some("/nonexistent/kubeconfig".into()),
+            master: None,
+            ..AccessSettings::default()
+        };
         let error = Access::new(settings).await.expect_err("not there");
         assert!(
             error.to_string().starts_with("the kubeconfig /nonexistent/kubeconfig cannot be used"),
@@ -267,7 +276,11 @@ mod tests {
     }
     #[tokio::test]
     async fn tls_needs_no_preparation() {
-        let settings = AccessSettings { kubeconfig: None, master: Some("https://192.0.2.1:6443".to_owned()) };
+        let settings = AccessSettings {
+            kubeconfig: None,
+            master: Some("https://192.0.2.1:6443".to_owned()),
+            ..AccessSettings::default()
+        };
         Access::new(settings).await.expect("a client, though nobody is there");
     }
 
@@ -280,7 +293,7 @@ mod tests {
             "users": [{"name": "u", "user": {"client-certificate": "a.crt", "client-key": "a.key", "tokenFile": "/t"}}],
         });
         std::fs::write(&path, text.to_string()).expect("writable");
-        let settings = AccessSettings { kubeconfig: Some(path), master: None };
+        let settings = AccessSettings { kubeconfig: Some(path), master: None, ..AccessSettings::default() };
         let before = fingerprint(&settings);
         assert_eq!(before.len(), 5, "{:?}", before.keys());
         std::fs::write(folder.path().join("a.key"), "new").expect("writable");

@@ -19,6 +19,7 @@ mod access;
 mod backoff;
 mod outage;
 mod page;
+pub mod requests;
 mod watch;
 
 use tokio::sync::mpsc::Sender;

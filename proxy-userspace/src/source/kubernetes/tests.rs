@@ -18,7 +18,11 @@ impl Running {
     async fn start() -> Self {
         let server = FakeServer::start().await;
         let master = Some(server.url.clone());
-        Self::start_with(server, AccessSettings { kubeconfig: None, master }, Patience::default())
+        Self::start_with(
+            server,
+            AccessSettings { kubeconfig: None, master, ..AccessSettings::default() },
+            Patience::default(),
+        )
     }
 
     fn start_with(server: FakeServer, access: AccessSettings, patience: Patience) -> Self {
@@ -90,7 +94,8 @@ async fn a_list_in_pages_is_told_as_one() {
 #[tokio::test]
 async fn a_kind_that_one_can_do_without_is_asked_for_again_and_holds_up_nobody() {
     let server = FakeServer::scripted("/apis/networking.k8s.io/v1/servicecidrs").await;
-    let access = AccessSettings { kubeconfig: None, master: Some(server.url.clone()) };
+    let access =
+        AccessSettings { kubeconfig: None, master: Some(server.url.clone()), ..AccessSettings::default() };
     let patience = Patience { withheld: Duration::from_millis(20), ..Patience::default() };
     let mut running = Running::start_with(server, access, patience);
     let refused = running.server.next().await;
@@ -200,7 +205,8 @@ async fn gone_means_list_again_and_nothing_before_that() {
 #[tokio::test]
 async fn gone_after_an_outage_does_not_wait_as_long_as_for_a_lost_server() {
     let server = FakeServer::start().await;
-    let access = AccessSettings { kubeconfig: None, master: Some(server.url.clone()) };
+    let access =
+        AccessSettings { kubeconfig: None, master: Some(server.url.clone()), ..AccessSettings::default() };
     let patience = Patience { longest_wait: Duration::from_secs(600), ..Patience::default() };
     let mut running = Running::start_with(server, access, patience);
     running.server.next().await.list("5", None, &[]).await;
@@ -224,7 +230,8 @@ async fn a_line_that_is_no_event_leads_to_a_new_list() {
 #[tokio::test]
 async fn a_silent_connection_is_given_up() {
     let server = FakeServer::start().await;
-    let access = AccessSettings { kubeconfig: None, master: Some(server.url.clone()) };
+    let access =
+        AccessSettings { kubeconfig: None, master: Some(server.url.clone()), ..AccessSettings::default() };
     let patience = Patience {
         answer: Duration::from_millis(200),
         watch: Duration::from_millis(100),
@@ -255,7 +262,11 @@ async fn credentials_are_followed() {
     let path = folder.path().join("kubeconfig");
     let server = FakeServer::start().await;
     std::fs::write(&path, kubeconfig("http://192.0.2.1:1", "one")).expect("writable");
-    let access = AccessSettings { kubeconfig: Some(path.clone()), master: Some(server.url.clone()) };
+    let access = AccessSettings {
+        kubeconfig: Some(path.clone()),
+        master: Some(server.url.clone()),
+        ..AccessSettings::default()
+    };
     let url = server.url.clone();
     let mut running = Running::start_with(server, access, Patience::default());
 
@@ -284,7 +295,7 @@ async fn a_token_file_may_end_in_a_newline_and_be_empty_for_a_moment() {
     document["users"][0]["user"] = json!({"tokenFile": "token"});
     std::fs::write(&path, document.to_string()).expect("writable");
     std::fs::write(&token, "one\n").expect("writable");
-    let access = AccessSettings { kubeconfig: Some(path), master: None };
+    let access = AccessSettings { kubeconfig: Some(path), master: None, ..AccessSettings::default() };
     let mut running = Running::start_with(server, access, Patience::default());
 
     let asked = running.server.next().await;
@@ -301,7 +312,8 @@ async fn a_token_file_may_end_in_a_newline_and_be_empty_for_a_moment() {
 #[tokio::test]
 async fn ends_when_nobody_listens() {
     let server = FakeServer::start().await;
-    let access = AccessSettings { kubeconfig: None, master: Some(server.url.clone()) };
+    let access =
+        AccessSettings { kubeconfig: None, master: Some(server.url.clone()), ..AccessSettings::default() };
     let (sender, changes) = mpsc::channel(8);
     let source = tokio::spawn(Kubernetes::new(access, "n").run(sender));
     drop(changes);

@@ -1,0 +1,129 @@
+//! What came in and what was written.
+
+use std::{sync::atomic::AtomicU64, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use prometheus_client::{
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use super::Labels;
+use crate::{cluster::Counts, plan::Planner};
+
+/// The metrics of objects and maps.
+pub struct Tables {
+    sync_duration: Histogram,
+    sync_operations: Counter,
+    plan_operations: Histogram,
+    sync_failures: Counter,
+    rejects: Counter,
+    services: Gauge,
+    endpoints: Gauge,
+    pub(super) map_entries: Family<Labels, Gauge>,
+    pub(super) map_capacity: Family<Labels, Gauge>,
+    decisions: Family<Labels, Counter<u64, AtomicU64>>,
+    aborted: Family<Labels, Counter>,
+}
+
+impl Tables {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let sync_duration = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        registry.register_with_unit(
+            "sync_duration",
+            "Time from taken-in changes to written maps",
+            Unit::Seconds,
+            sync_duration.clone(),
+        );
+        let sync_operations = Counter::default();
+        registry.register("sync_operations", "Map writes", sync_operations.clone());
+        let plan_operations = Histogram::new(exponential_buckets(1.0, 4.0, 10));
+        registry.register("plan_operations", "Map writes in one plan", plan_operations.clone());
+        let sync_failures = Counter::default();
+        registry.register("sync_failures", "Syncs that a failed map write ended", sync_failures.clone());
+        let rejects = Counter::default();
+        registry.register("rejects", "Objects or parts of them that were not taken over", rejects.clone());
+        let services = Gauge::default();
+        registry.register("services", "Services known", services.clone());
+        let endpoints = Gauge::default();
+        registry.register("endpoints", "Endpoints known", endpoints.clone());
+        let map_entries = Family::default();
+        registry.register("map_entries", "Entries of a map in use", map_entries.clone());
+        let map_capacity = Family::default();
+        registry.register("map_capacity", "Entries a map has room for", map_capacity.clone());
+        let decisions = Family::default();
+        registry.register(
+            "decisions",
+            "Decisions of the programs, for sockets and for packets, by outcome",
+            decisions.clone(),
+        );
+        let aborted = Family::default();
+        registry.register(
+            "sockets_aborted",
+            "Connected sockets that were woken with an error, because their endpoint was gone, by protocol",
+            aborted.clone(),
+        );
+        Self {
+            sync_duration,
+            sync_operations,
+            plan_operations,
+            sync_failures,
+            rejects,
+            services,
+            endpoints,
+            map_entries,
+            map_capacity,
+            decisions,
+            aborted,
+        }
+    }
+
+    pub(crate) fn rejected(&self) {
+        self.rejects.inc();
+    }
+
+    pub(crate) fn failed(&self) {
+        self.sync_failures.inc();
+    }
+
+    pub(crate) fn synced(&self, planner: &Planner, counts: Counts, operations: usize, took: Duration) {
+        self.sync_duration.observe(took.as_secs_f64());
+        self.sync_operations.inc_by(operations as u64);
+        if operations > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "no plan has 2^52 operations")]
+            self.plan_operations.observe(operations as f64);
+        }
+        self.services.set(i64::try_from(counts.services).unwrap_or(i64::MAX));
+        self.endpoints.set(i64::try_from(counts.endpoints).unwrap_or(i64::MAX));
+        let (usage, capacity) = (planner.usage(), planner.capacity());
+        for (map, used, fits) in [
+            ("frontends", usage.frontends, capacity.frontends),
+            ("services", usage.services, capacity.services),
+            ("backends", usage.backends, capacity.backends),
+        ] {
+            self.map(map, Some(used), fits);
+        }
+    }
+
+    /// How full a map is, where that is known, and how much fits.
+    pub(crate) fn map(&self, name: &'static str, used: Option<u32>, fits: u32) {
+        if let Some(used) = used {
+            self.map_entries.get_or_create(&[("map", name)]).set(i64::from(used));
+        }
+        self.map_capacity.get_or_create(&[("map", name)]).set(i64::from(fits));
+    }
+
+    pub(crate) fn aborted(&self, protocol: &'static str, sockets: u64) {
+        self.aborted.get_or_create(&[("protocol", protocol)]).inc_by(sockets);
+    }
+
+    /// Brings a decision counter up to what the programs have counted.
+    pub fn decided(&self, outcome: &'static str, total: u64) {
+        let counter = self.decisions.get_or_create(&[("outcome", outcome)]);
+        counter.inner().store(total, Relaxed);
+    }
+}
