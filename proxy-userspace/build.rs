@@ -34,7 +34,10 @@ fn main() {
         // BTF is made from debug information, and the verifier's log quotes source lines from it.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Nor is it to say where this was compiled: the same source gives the same program.
+        format!("--remap-path-prefix={}=/cargo", cargo_home().display()),
         format!("--remap-path-prefix={}=.", root.display()),
+        format!("--remap-path-prefix={}=/target", out.display()),
     ]
     .join(SEPARATOR);
 
@@ -99,17 +102,18 @@ fn linker() -> PathBuf {
     }
     let mut folders: Vec<PathBuf> =
         env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
-    if let Some(home) = env::var_os("CARGO_HOME") {
-        folders.push(PathBuf::from(home).join("bin"));
-    }
-    if let Some(home) = env::var_os("HOME") {
-        folders.push(PathBuf::from(home).join(".cargo/bin"));
-    }
+    folders.push(cargo_home().join("bin"));
     folders
         .into_iter()
         .map(|folder| folder.join("bpf-linker"))
         .find(|path| path.is_file())
         .unwrap_or_else(|| panic!("bpf-linker is not installed; {HOW}"))
+}
+
+/// Where cargo keeps the sources of crates, and the programs it installs.
+fn cargo_home() -> PathBuf {
+    let set = env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.unwrap_or_else(|| PathBuf::from(env_of("HOME")).join(".cargo"))
 }
 
 fn env_of(name: &str) -> OsString {

@@ -137,5 +137,10 @@ fn findings() -> Vec<Finding> {
                 "install Go, or let KUBEBUILDER_ASSETS name a folder with kube-apiserver and etcd",
             ),
         ),
+        finding(
+            "crun",
+            Need::Extra,
+            found(facts::which("crun"), |path| path.display().to_string(), "run: cargo xtask setup"),
+        ),
     ]
 }

@@ -6,6 +6,7 @@ mod build;
 mod demo;
 mod doctor;
 mod facts;
+mod image;
 mod progress;
 mod setup;
 mod test;
@@ -33,10 +34,18 @@ enum Command {
     Bench(bench::Options),
     /// Build the program, optimised
     Build,
+    /// Make a container image of the program, static, and the same bytes each time
+    Image(image::Options),
     /// Install what building and testing need
     Setup,
     /// Say what this machine has and lacks
     Doctor,
+}
+
+/// For what only some tests need: said, and gone on.
+fn told(error: anyhow::Error) -> anyhow::Result<()> {
+    println!("  - {error:#}");
+    Ok(())
 }
 
 fn main() -> ExitCode {
@@ -45,7 +54,11 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Build => setup::run().and_then(|()| build::release()).map(|()| true),
-        Command::Setup => setup::run().and_then(|()| setup::lint_tools()).map(|()| true),
+        Command::Image(options) => image::run(&options).map(|()| true),
+        Command::Setup => setup::run()
+            .and_then(|()| setup::lint_tools())
+            .and_then(|()| setup::container_tools().or_else(told))
+            .map(|()| true),
         Command::Doctor => doctor::run(),
     };
     match result {

@@ -83,6 +83,32 @@ pub(crate) fn lint_tools() -> Result<()> {
     )
 }
 
+/// Installs what runs containers, for tests of the image.
+///
+/// # Errors
+/// When it cannot be installed.
+pub(crate) fn container_tools() -> Result<()> {
+    if facts::which("crun").is_some() {
+        return Ok(());
+    }
+    if facts::which("apt-get").is_none() {
+        bail!("there is no crun in PATH, and no apt-get to install it with");
+    }
+    let install = || -> Result<()> {
+        let mut command = privileged("apt-get")?;
+        command.args(["install", "-y", "--no-install-recommends", "crun"]);
+        progress::quietly(
+            "install crun (undo: apt-get remove crun)",
+            command.env("DEBIAN_FRONTEND", "noninteractive"),
+        )
+    };
+    // A machine that has just been made knows no packages yet.
+    install().or_else(|_| {
+        progress::quietly("refresh the package lists", privileged("apt-get")?.arg("update"))?;
+        install()
+    })
+}
+
 /// Does the package manager know all packages? Asks for fresh lists if it does not.
 fn packages_known() -> Result<bool> {
     if candidates_exist()? {

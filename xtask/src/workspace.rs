@@ -31,10 +31,15 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Where cargo puts what it builds in a profile.
-pub(crate) fn built(profile: &str, program: &str) -> Result<PathBuf> {
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> Result<PathBuf> {
     // This program lies in target/PROFILE itself, wherever the target folder may be.
     let own = env::current_exe().context("cannot tell where this program lies")?;
     let target = own.ancestors().nth(2).context("this program lies in no target folder")?;
-    Ok(target.join(profile).join(program))
+    Ok(target.to_owned())
+}
+
+/// Where cargo puts what it builds in a profile.
+pub(crate) fn built(profile: &str, program: &str) -> Result<PathBuf> {
+    Ok(target()?.join(profile).join(program))
 }
