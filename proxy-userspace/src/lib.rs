@@ -22,6 +22,7 @@ pub mod datapath;
 
 pub mod controller;
 pub mod host;
+mod netlink;
 pub mod serve;
 
 pub mod commands;

@@ -15,6 +15,7 @@ use crate::{
         pins::{Pins, cgroup_id},
         programs, sockets,
     },
+    host::leftovers::{self, running},
     settings::{Check, Output, Place},
 };
 
@@ -110,6 +111,7 @@ fn findings(place: &Place) -> Vec<Finding> {
     if let Ok(folder) = cgroup {
         findings.extend(hooks(&folder, &place.bpffs_root));
     }
+    findings.push(kube_proxy());
     findings
 }
 
@@ -291,4 +293,30 @@ fn hooks(cgroup: &Path, bpffs_root: &Path) -> Vec<Finding> {
         )),
     }
     findings
+}
+
+/// kube-proxy, at work or gone: both serve Services beside ours.
+fn kube_proxy() -> Finding {
+    const SUBJECT: &str = "kube-proxy";
+    let found = match leftovers::find() {
+        Ok(found) => found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "),
+        Err(error) => {
+            return Finding::but(SUBJECT, Verdict::Limited, format!("{error:#}"), "run as root");
+        }
+    };
+    match running::sign() {
+        Some(sign) => Finding::but(
+            SUBJECT,
+            Verdict::Limited,
+            format!("at work: {sign}{}{found}", if found.is_empty() { "" } else { " | " }),
+            "once kubeshunt serves here, kube-proxy can go; see docs/migrate.md",
+        ),
+        None if found.is_empty() => Finding::good(SUBJECT, "none at work, and none has left anything"),
+        None => Finding::but(
+            SUBJECT,
+            Verdict::Limited,
+            format!("none at work, but one has left: {found}"),
+            "`kubeshunt cleanup --kube-proxy` removes it",
+        ),
+    }
 }

@@ -1,18 +1,24 @@
-//! `kubeshunt cleanup`: detaches the programs and removes the pins. Connections that exist go on: they were
-//! translated when they began.
+//! `kubeshunt cleanup`: detaches the programs and removes the pins; or removes what kube-proxy has left. Connections
+//! that sockets have made go on: they were translated when they began.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
+use super::{render, table};
 use crate::{
     datapath::{devices, pins::Pins},
-    settings::Cleanup,
+    host::leftovers::{self, Leftover, running},
+    settings::{Cleanup, Output, Removal},
 };
 
-/// Removes everything below the bpffs root, and our filters from the devices of this network namespace.
+/// Removes everything below the bpffs root, and our filters from the devices of this network namespace; or instead what
+/// kube-proxy has left in it.
 ///
 /// # Errors
-/// When a kubeshunt is at work there, or something cannot be removed.
+/// When a kubeshunt, or a kube-proxy, is at work there, or something cannot be removed.
 pub fn run(args: &Cleanup) -> Result<()> {
+    if args.leftovers.kube_proxy {
+        return kube_proxy(args.leftovers);
+    }
     let pins = Pins::new(&args.bpffs_root);
     let exists = pins.root().exists();
     let _lock = if exists { Some(pins.lock()?) } else { None };
@@ -28,4 +34,37 @@ pub fn run(args: &Cleanup) -> Result<()> {
         println!("nothing to clean up: {} does not exist", pins.root().display());
     }
     Ok(())
+}
+
+/// Removes what kube-proxy has left in this network namespace, and prints what that was.
+///
+/// # Errors
+/// When a kube-proxy is at work there, unless forced; when the kernel refuses.
+pub fn kube_proxy(args: Removal) -> Result<()> {
+    if let Some(sign) = running::sign()
+        && !args.force
+    {
+        bail!(
+            "a kube-proxy is at work here: {sign}; nothing was removed, for it would bring everything back. Stop it \
+             first (kubectl -n kube-system delete daemonset kube-proxy), or add --force"
+        );
+    }
+    let found = leftovers::find()?;
+    leftovers::remove(&found)?;
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&found)?),
+        Output::Table if found.is_empty() => {
+            println!("nothing to clean up: kube-proxy has left nothing here")
+        }
+        Output::Table => println!("{}", as_table(&found)),
+    }
+    Ok(())
+}
+
+fn as_table(removed: &[Leftover]) -> String {
+    let mut rows = table(&["REMOVED", "WHERE", "WHICH"]);
+    for leftover in removed {
+        rows.add_row([leftover.kind().to_owned(), leftover.place(), leftover.summary()]);
+    }
+    render(&rows)
 }

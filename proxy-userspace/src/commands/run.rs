@@ -35,6 +35,8 @@ const QUEUE: usize = 8192;
 /// When the datapath cannot be set up, or the source gives up.
 pub fn run(args: &Run) -> Result<()> {
     logging(args)?;
+    // Under whatever name it was started: nobody is to take it for a kube-proxy.
+    nix::sys::prctl::set_name(c"kubeshunt").context("cannot name this process")?;
     // One thread is enough for the control path; blocking calls get their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -108,6 +110,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         result = serve::balancers::run(checks, Arc::clone(&status)) => result,
         result = sweep::run(flows, judge, Arc::clone(&status), served) => result,
         result = controller::sockets::run(sockets, Arc::clone(&status), backing) => result,
+        result = host::leftovers::attend(args.leftovers.kube_proxy_leftovers, || status.health().is_serving) => result,
         () = follow(&counters, &status) => Ok(()),
         _ = interrupt.recv() => stopped("SIGINT"),
         _ = terminate.recv() => stopped("SIGTERM"),

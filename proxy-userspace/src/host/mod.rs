@@ -2,13 +2,15 @@
 //!
 //! - [`addresses`]: the node's own addresses;
 //! - [`cgroups`]: where pods' processes are;
-//! - [`devices`]: through which devices packets of Services pass, and what they are.
+//! - [`devices`]: through which devices packets of Services pass, and what they are;
+//! - [`leftovers`]: what kube-proxy has left here.
 //!
 //! Addresses and devices are followed the same way: a notice of any change is followed by a look at everything.
 
 pub mod addresses;
 pub mod cgroups;
 pub mod devices;
+pub mod leftovers;
 
 use std::{future::Future, time::Duration};
 

@@ -2,6 +2,7 @@
 
 mod flows;
 mod metrics;
+mod leftovers;
 mod packets;
 mod sockets;
 
@@ -25,6 +26,7 @@ use crate::{
 };
 pub use flows::Flows;
 pub use metrics::Metrics;
+pub use leftovers::{Leftovers, Removal, Treatment};
 pub use packets::{Packets, Switch};
 pub use sockets::Sockets;
 
@@ -48,7 +50,7 @@ pub enum Command {
     Flows(FlowList),
     /// Check what this machine offers, and what to do about what it lacks
     Check(Check),
-    /// Detach the programs and remove everything kubeshunt has pinned
+    /// Detach the programs and remove everything kubeshunt has pinned; or else what kube-proxy has left
     Cleanup(Cleanup),
 }
 
@@ -111,6 +113,9 @@ pub struct Run {
     /// What is counted
     #[command(flatten)]
     pub metrics: Metrics,
+    /// What kube-proxy has left
+    #[command(flatten)]
+    pub leftovers: Leftovers,
     /// Where programs attach and maps are pinned
     #[command(flatten)]
     pub place: Place,
@@ -191,6 +196,9 @@ pub struct Cleanup {
     /// The folder on a bpffs that holds maps and links
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/kubeshunt")]
     pub bpffs_root: PathBuf,
+    /// What kube-proxy has left
+    #[command(flatten)]
+    pub leftovers: Removal,
 }
 
 /// Form of an answer.

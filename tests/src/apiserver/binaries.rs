@@ -14,8 +14,12 @@ use super::tail;
 const GO_MOD: &str = include_str!("../../apiserver/go.mod");
 const GO_SUM: &str = include_str!("../../apiserver/go.sum");
 
-const PACKAGES: [&str; 3] =
-    ["go.etcd.io/etcd/server/v3", "k8s.io/kubernetes/cmd/kubectl", "k8s.io/kubernetes/cmd/kube-apiserver"];
+const PACKAGES: [&str; 4] = [
+    "go.etcd.io/etcd/server/v3",
+    "k8s.io/kubernetes/cmd/kubectl",
+    "k8s.io/kubernetes/cmd/kube-apiserver",
+    "k8s.io/kubernetes/cmd/kube-proxy",
+];
 
 /// Those of the upstream release builds, less `selinux`; without them the linker keeps much more code.
 const TAGS: &str = "notest,grpcnotrace";
@@ -29,6 +33,8 @@ pub struct Binaries {
     pub etcd: PathBuf,
     /// The command-line client; a folder named by `KUBEBUILDER_ASSETS` may lack it.
     pub kubectl: Option<PathBuf>,
+    /// The proxy that ours replaces; such a folder lacks it as a rule.
+    pub kube_proxy: Option<PathBuf>,
 }
 
 impl Binaries {
@@ -96,6 +102,7 @@ impl Binaries {
             kube_apiserver: program("kube-apiserver")?,
             etcd: program("etcd")?,
             kubectl: program("kubectl"),
+            kube_proxy: program("kube-proxy"),
         })
     }
 }
@@ -108,9 +115,9 @@ fn cache_dir() -> Result<PathBuf> {
 
 /// Changes with whatever changes the programs.
 fn cache_key() -> Result<String> {
-    let parts = [GO_MOD, GO_SUM, TAGS];
+    let parts = [GO_MOD, GO_SUM, TAGS].into_iter().chain(PACKAGES);
     // FNV-1a: the standard library's hashers promise no stability, and this key outlives the process.
-    let hash = parts.iter().flat_map(|part| part.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    let hash = parts.flat_map(str::bytes).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     Ok(format!("{}-{hash:016x}", kubernetes_version()?))
@@ -147,7 +154,9 @@ fn go_build(out: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot run go")?;
-    progress(&format!("building kube-apiserver {version}, kubectl and etcd with Go: some minutes, once"));
+    progress(&format!(
+        "building kube-apiserver {version}, kube-proxy, kubectl and etcd with Go: some minutes, once"
+    ));
 
     let mut said = String::new();
     let mut packages = 0;

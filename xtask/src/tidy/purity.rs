@@ -11,8 +11,16 @@ use super::{tree, verdict};
 use crate::workspace;
 
 /// The pure stages of the controller, in the order of the pipeline: folders, or files, of its `src`.
-const PURE: &[&str] =
-    &["cluster", "policy", "tables", "plan", "flows", "host/devices/class", "host/devices/choice"];
+const PURE: &[&str] = &[
+    "cluster",
+    "policy",
+    "tables",
+    "plan",
+    "flows",
+    "host/devices/class",
+    "host/devices/choice",
+    "host/leftovers/chains",
+];
 
 /// What a pure stage may not name.
 const FORBIDDEN: &[&str] = &[

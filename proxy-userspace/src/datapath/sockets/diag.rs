@@ -2,19 +2,17 @@
 
 use std::io;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable,
-};
 use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, SockDiagDestroy, SockDiagMessage,
     inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use proxy_common::{
     address::{Address, Port},
     layout::protocol,
 };
+
+use crate::netlink::Netlink;
 
 /// Both families. A v4-mapped socket is one of the second.
 pub(super) const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
@@ -39,13 +37,11 @@ pub(super) struct Found {
 }
 
 /// The network namespace that the thread was in when this was opened.
-pub(super) struct Diag(Socket);
+pub(super) struct Diag(Netlink);
 
 impl Diag {
     pub(super) fn open() -> io::Result<Self> {
-        let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self(socket))
+        Netlink::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
     /// All sockets of a protocol and family that are connected, or about to be.
@@ -56,9 +52,8 @@ impl Diag {
         }
         let anybody = Handle { protocol, family, id: SocketId::new_v4() };
         let list = SockDiagMessage::InetRequest(InetRequest { states, ..request(&anybody) });
-        self.send(list, NLM_F_REQUEST | NLM_F_DUMP)?;
         let mut found = Vec::new();
-        self.answers(|answer: SockDiagMessage| {
+        self.0.dump(list, |answer: SockDiagMessage| {
             if let SockDiagMessage::InetResponse(response) = answer {
                 let id = response.header.socket_id;
                 let cookie = u64::from_ne_bytes(id.cookie);
@@ -73,8 +68,7 @@ impl Diag {
     /// is gone or has another peer by now is not found.
     pub(super) fn abort(&self, socket: &Handle) -> io::Result<()> {
         let destroy = SockDiagDestroy::new(SockDiagMessage::InetRequest(request(socket)));
-        self.send(destroy, NLM_F_REQUEST | NLM_F_ACK)?;
-        self.answers(|_: SockDiagDestroy| {})
+        self.0.ask(destroy)
     }
 
     /// Whether sockets can be aborted at all: asked about one that cannot exist.
@@ -84,39 +78,6 @@ impl Diag {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             other => other.map(|()| true),
-        }
-    }
-
-    fn send(&self, payload: impl NetlinkSerializable, flags: u16) -> io::Result<()> {
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.0.send(&bytes, 0).map(drop)
-    }
-
-    /// Hands over answers until the last one.
-    fn answers<M: NetlinkDeserializable>(&self, mut take: impl FnMut(M)) -> io::Result<()> {
-        loop {
-            let (bytes, _) = self.0.recv_from_full()?;
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(answer) => take(answer),
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                    NetlinkPayload::Done(done) if done.code != 0 => {
-                        return Err(io::Error::from_raw_os_error(done.code.abs()));
-                    }
-                    // The former acknowledges.
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(()),
-                    _ => {}
-                }
-                let length = usize::try_from(message.header.length).map_err(io::Error::other)?;
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            }
         }
     }
 }
