@@ -10,7 +10,7 @@
 //! somebody else's. The rest are the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`], [`process`], and the
 //! [`janitor`] that removes them.
 //!
-//! [`apiserver`] runs a real kube-apiserver with its etcd.
+//! [`apiserver`] runs a real kube-apiserver with its etcd, [`kube_proxy`] a real kube-proxy.
 //!
 //! Everything needs root, and says so.
 
@@ -23,6 +23,7 @@ pub mod craft;
 pub mod foreign;
 pub mod inspect;
 pub mod janitor;
+pub mod kube_proxy;
 pub mod layout;
 pub mod link;
 pub mod manifests;
@@ -44,6 +45,7 @@ pub mod wait;
 
 pub use cluster::Cluster;
 pub use janitor::Estate;
+pub use kube_proxy::KubeProxy;
 pub use layout::Layout;
 pub use node::Node;
 pub use probe::{Probe, protocol};

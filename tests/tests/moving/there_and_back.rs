@@ -1,0 +1,160 @@
+//! Ours in kube-proxy's place, and the other way round, under traffic from pods, from the host and from outside.
+
+use anyhow::{Result, ensure};
+use kubeshunt_tests::kube_proxy::Mode;
+use kubeshunt_tests::protocol::Target;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::stage::Stage;
+use crate::traffic::{Line, Outcome, through};
+
+/// From everywhere to everything that `web` has.
+fn lines(stage: &Stage) -> Result<[Line; 3]> {
+    let (cluster_ips, node_ports) = (stage.cluster_ips("web")?, stage.node_ports("web")?);
+    Ok([
+        Line::open("pod to ClusterIP", &stage.client, cluster_ips)?,
+        Line::open("host to ClusterIP", stage.node.host(), cluster_ips)?,
+        Line::open("outside to NodePort", stage.bed.outside(), node_ports)?,
+    ])
+}
+
+/// Nobody has noticed anything.
+fn assert_unnoticed(outcome: &Outcome) {
+    assert!(outcome.alive == outcome.held && outcome.broken.is_empty(), "{outcome}");
+    assert!(outcome.failed.is_empty() && outcome.answered > 0, "{outcome}");
+}
+
+fn move_in(mode: Mode, with_cni_rules: bool) -> Result<()> {
+    let stage = Stage::new()?;
+    if with_cni_rules {
+        stage.node.add_cni_rules()?;
+    }
+    let kube_proxy = stage.kube_proxy(mode)?;
+    stage.wait_until_served(&kube_proxy)?;
+    let lines = lines(&stage)?;
+    let outcomes = through(&lines, |pulse| {
+        pulse.beat()?;
+        let _kubeshunt = stage.kubeshunt(|setup| setup)?;
+        pulse.beat()?;
+        let refused = stage.invoke(&["cleanup", "--kube-proxy"])?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(refused.status.code() == Some(1) && said.contains("a kube-proxy is at work"), "{said}");
+        kube_proxy.end(Signal::SIGTERM)?;
+        pulse.beat()?;
+        let removed = stage.clean_up()?;
+        ensure!(!removed.is_empty(), "kube-proxy has left nothing");
+        pulse.beat()
+    })?;
+    outcomes.iter().for_each(assert_unnoticed);
+    Ok(())
+}
+
+#[test]
+fn nobody_notices_a_move_from_kube_proxy_in_mode_nftables() -> Result<()> {
+    move_in(Mode::Nftables, true)
+}
+
+#[test]
+fn nobody_notices_a_move_from_kube_proxy_in_mode_nftables_where_nobody_else_translates() -> Result<()> {
+    move_in(Mode::Nftables, false)
+}
+
+#[test]
+fn nobody_notices_a_move_from_kube_proxy_in_mode_iptables() -> Result<()> {
+    move_in(Mode::IptablesNft, true)
+}
+
+#[test]
+fn while_both_run_ours_serves_new_connections_and_kube_proxys_conntrack_sees_none() -> Result<()> {
+    for mode in [Mode::Nftables, Mode::IptablesNft] {
+        let stage = Stage::new()?;
+        stage.node.add_cni_rules()?;
+        let kube_proxy = stage.kube_proxy(mode)?;
+        stage.wait_until_served(&kube_proxy)?;
+        let tracked = stage.tracked(&stage.cluster_ips("web")?)?;
+        assert!(!tracked.is_empty(), "kube-proxy's connections to the ClusterIP are tracked");
+        let _kubeshunt = stage.kubeshunt(|setup| setup)?;
+        stage.publish("shop", json!({"type": "NodePort"}), &[0, 1])?;
+        stage.wait_for_rules(&kube_proxy, mode)?;
+        let (cluster_ips, node_ports) = (stage.cluster_ips("shop")?, stage.node_ports("shop")?);
+        stage.wait_until_listed(cluster_ips[1])?;
+        for (client, to) in [
+            (&stage.client, cluster_ips),
+            (stage.node.host(), cluster_ips),
+            (&stage.client, node_ports),
+            (stage.bed.outside(), node_ports),
+        ] {
+            for to in to {
+                let report = client.probe().ask(&Target::tcp(to), 40, 2)?;
+                assert!(report.failed() == 0 && report.answered.len() == 2, "{mode:?}, {to}: {report:?}");
+            }
+        }
+        let tracked = stage.tracked(&[cluster_ips, node_ports].concat())?;
+        assert!(tracked.is_empty(), "{mode:?}: {tracked:#?}");
+        drop(kube_proxy);
+    }
+    Ok(())
+}
+
+fn move_out(mode: Mode) -> Result<Vec<Outcome>> {
+    let stage = Stage::new()?;
+    stage.node.add_cni_rules()?;
+    let mut kubeshunt = stage.kubeshunt(|setup| setup)?;
+    let lines = lines(&stage)?;
+    through(&lines, |pulse| {
+        pulse.beat()?;
+        let kube_proxy = stage.kube_proxy(mode)?;
+        stage.wait_for_rules(&kube_proxy, mode)?;
+        pulse.beat()?;
+        kubeshunt.terminate()?;
+        pulse.beat()?;
+        let output = kubeshunt.command(&["cleanup"])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        pulse.beat()?;
+        drop(kube_proxy);
+        Ok(())
+    })
+}
+
+#[test]
+fn back_to_kube_proxy_new_connections_and_those_of_sockets_notice_nothing() -> Result<()> {
+    for mode in [Mode::Nftables, Mode::IptablesNft] {
+        for outcome in move_out(mode)? {
+            assert!(outcome.failed.is_empty() && outcome.answered > 0, "{mode:?}: {outcome}");
+            if outcome.what != "outside to NodePort" {
+                assert_unnoticed(&outcome);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn leftovers_are_removed_by_a_running_kubeshunt_once_kube_proxy_is_gone() -> Result<()> {
+    let mode = Mode::Nftables;
+    let stage = Stage::new()?;
+    let kube_proxy = stage.kube_proxy(mode)?;
+    stage.wait_until_served(&kube_proxy)?;
+    let kubeshunt = stage.kubeshunt(|setup| setup.arg("--kube-proxy-leftovers=remove"))?;
+    stage.wait_for_log(&kubeshunt, "its rules are removed when it is gone")?;
+    stage.wait_for_rules(&kube_proxy, mode)?;
+    kube_proxy.end(Signal::SIGTERM)?;
+    stage.wait_for_log(&kubeshunt, "removed what kube-proxy has left: nftables table ip: kube-proxy")?;
+    assert_eq!(stage.clean_up()?, [] as [Value; 0]);
+    Ok(())
+}
+
+#[test]
+fn leftovers_are_named_at_the_start() -> Result<()> {
+    let mode = Mode::IptablesNft;
+    let stage = Stage::new()?;
+    let kube_proxy = stage.kube_proxy(mode)?;
+    stage.wait_until_served(&kube_proxy)?;
+    kube_proxy.end(Signal::SIGKILL)?;
+    let kubeshunt = stage.kubeshunt(|setup| setup)?;
+    let line = stage.wait_for_log(&kubeshunt, "kube-proxy is gone and has left")?;
+    assert!(line.contains("ip nat: KUBE-") && line.contains("kubeshunt cleanup --kube-proxy"), "{line}");
+    assert!(!stage.clean_up()?.is_empty(), "they were only named");
+    Ok(())
+}
