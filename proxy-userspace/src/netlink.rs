@@ -46,19 +46,19 @@ impl Netlink {
         self.answers(take)
     }
 
-    /// Sends several messages at once, between two that say where they begin and end. The last of the former is
-    /// acknowledged, and whichever fails: the first answer speaks for all.
+    /// Sends several messages at once, each with its flags, between two that say where they begin and end. The last of
+    /// the former is acknowledged, and whichever fails: the first answer speaks for all.
     pub(crate) fn transact<M: NetlinkSerializable + NetlinkDeserializable>(
         &self,
         begin: M,
-        what: Vec<M>,
+        what: Vec<(u16, M)>,
         end: M,
     ) -> io::Result<()> {
         let last = what.len();
         let mut all = bytes(begin, NLM_F_REQUEST, 0);
-        for (number, message) in (1..).zip(what) {
+        for (number, (flags, message)) in (1..).zip(what) {
             let wants_answer = if number == last { NLM_F_ACK } else { 0 };
-            all.extend(bytes(message, NLM_F_REQUEST | wants_answer, number));
+            all.extend(bytes(message, NLM_F_REQUEST | flags | wants_answer, number));
         }
         all.extend(bytes(end, NLM_F_REQUEST, last + 1));
         // One call takes all or nothing, so all must fit; the usual limit is some 200 KB.

@@ -27,6 +27,9 @@ pub fn run(args: &Cleanup) -> Result<()> {
     if filters > 0 {
         println!("detached and removed: {filters} filters from devices");
     }
+    if leftovers::remove_keeper()? {
+        println!("removed: the chain that has kept kube-proxy's connections alive");
+    }
     if exists {
         let removed = pins.remove()?;
         println!("detached and removed: {removed} pins below {}", pins.root().display());

@@ -2,6 +2,7 @@
 //!
 //! - [`chains`]: pure: whose chain it is, and what can go;
 //! - [`nftables`]: nftables, and what iptables writes there;
+//! - [`keeper`]: what keeps connections alive where nobody else translates;
 //! - [`ipvs`]: the device and the virtual servers of the mode ipvs;
 //! - [`running`]: whether a kube-proxy is at work;
 //! - [`attendance`]: what a running kubeshunt does about all of this.
@@ -11,6 +12,7 @@
 mod attendance;
 mod chains;
 mod ipvs;
+mod keeper;
 mod nftables;
 pub mod running;
 
@@ -70,7 +72,12 @@ impl fmt::Display for Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leftover {
     /// Its table in nftables.
-    Table(Family),
+    Table {
+        /// Whose packets.
+        family: Family,
+        /// Whether nobody else has the kernel translate: then its connections need something in its place.
+        is_alone: bool,
+    },
     /// Its chains among those that iptables keeps in nftables.
     Chains(Chains),
     /// The device with all addresses of Services, and the virtual servers, of the mode ipvs.
@@ -82,7 +89,7 @@ impl Leftover {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Table(_) => "nftables table",
+            Self::Table { .. } => "nftables table",
             Self::Chains(_) => "iptables-nft chains",
             Self::Ipvs => "ipvs",
         }
@@ -92,7 +99,7 @@ impl Leftover {
     #[must_use]
     pub fn place(&self) -> String {
         match self {
-            Self::Table(family) => family.to_string(),
+            Self::Table { family, .. } => family.to_string(),
             Self::Chains(chains) => format!("{} {}", chains.family, chains.table),
             Self::Ipvs => "this network namespace".to_owned(),
         }
@@ -102,7 +109,7 @@ impl Leftover {
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         match self {
-            Self::Table(_) => vec![nftables::KUBE_PROXY],
+            Self::Table { .. } => vec![nftables::KUBE_PROXY],
             Self::Chains(chains) => chains.chains.iter().map(String::as_str).collect(),
             Self::Ipvs => vec![ipvs::DEVICE],
         }
@@ -131,6 +138,9 @@ impl Leftover {
                 1 => text += "; 1 rule leads there",
                 jumps => text += &format!("; {jumps} rules lead there"),
             }
+        }
+        if let Self::Table { is_alone: true, .. } = self {
+            text += &format!("; an empty chain in table {} keeps its connections alive", keeper::TABLE);
         }
         let kept = self.kept();
         if !kept.is_empty() {
@@ -170,7 +180,9 @@ pub fn find() -> Result<Vec<Leftover>> {
     let found = Nftables::open()
         .and_then(|nftables| nftables.find())
         .context("cannot look for kube-proxy's rules in nftables (that takes CAP_NET_ADMIN)")?;
-    let mut leftovers: Vec<_> = found.tables.into_iter().map(Leftover::Table).collect();
+    let is_alone = |family| !found.translated.contains(&family) && !has_old_nat(family);
+    let table = |family| Leftover::Table { family, is_alone: is_alone(family) };
+    let mut leftovers: Vec<_> = found.tables.iter().copied().map(table).collect();
     leftovers.extend(found.chains.into_iter().filter(Chains::can_go).map(Leftover::Chains));
     if ipvs::is_there() {
         leftovers.push(Leftover::Ipvs);
@@ -186,11 +198,35 @@ pub fn remove(leftovers: &[Leftover]) -> Result<()> {
     let nftables = Nftables::open().context("cannot open netlink to nftables")?;
     for leftover in leftovers {
         let removed = match leftover {
-            Leftover::Table(family) => nftables.remove_table(*family),
+            Leftover::Table { family, is_alone: true } => nftables.replace_table(*family),
+            Leftover::Table { family, .. } => nftables.remove_table(*family, nftables::KUBE_PROXY),
             Leftover::Chains(chains) => nftables.remove_chains(chains),
             Leftover::Ipvs => ipvs::remove(),
         };
         removed.with_context(|| format!("cannot remove {} {}", leftover.kind(), leftover.place()))?;
     }
     Ok(())
+}
+
+/// Removes what was put in place of kube-proxy's table; says whether there was something.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn remove_keeper() -> Result<bool> {
+    let nftables = Nftables::open().context("cannot open netlink to nftables")?;
+    let families = nftables.tables(keeper::TABLE).context("cannot list nftables' tables")?;
+    for family in &families {
+        let removed = nftables.remove_table(*family, keeper::TABLE);
+        removed.with_context(|| format!("cannot remove table {family} {}", keeper::TABLE))?;
+    }
+    Ok(!families.is_empty())
+}
+
+/// Whether the old iptables have the kernel translate.
+fn has_old_nat(family: Family) -> bool {
+    let file = match family {
+        Family::V4 => "/proc/net/ip_tables_names",
+        Family::V6 => "/proc/net/ip6_tables_names",
+    };
+    std::fs::read_to_string(file).is_ok_and(|names| names.lines().any(|name| name == "nat"))
 }

@@ -1,7 +1,11 @@
 //! nftables, and with it what iptables writes there (`iptables-nft`), by netlink.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     nftables::{
@@ -16,6 +20,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::{
     Family,
     chains::{self, Chains, Jump, Table},
+    keeper,
 };
 use crate::netlink::Netlink;
 
@@ -32,7 +37,9 @@ const ATTEMPTS: u32 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// Families that have kube-proxy's own table.
-    pub(super) tables: Vec<Family>,
+    pub(super) tables: BTreeSet<Family>,
+    /// Families in which somebody else has a chain that may translate.
+    pub(super) translated: BTreeSet<Family>,
     /// Its chains in iptables' tables.
     pub(super) chains: Vec<Chains>,
 }
@@ -48,19 +55,24 @@ impl Nftables {
     /// Looks for what is kube-proxy's. A kernel without nftables has nothing.
     pub(super) fn find(&self) -> io::Result<Found> {
         let mut by_table: BTreeMap<(Family, String), Table> = BTreeMap::new();
+        let mut translated = BTreeSet::new();
         let chains = match self.list(NetfilterProtoFamily::Unspec, all_chains()) {
             Err(error) if is_missing(&error) => return Ok(Found::default()),
             chains => chains?,
         };
-        for (family, message) in chains {
-            if let NfTablesMessage::NewChain(chain) = message
-                && let (Some(table), Some(name)) = (table_of(&chain), name_of(&chain))
+        for (families, message) in chains {
+            let NfTablesMessage::NewChain(chain) = message else { continue };
+            let (Some(table), Some(name)) = (table_of(&chain), name_of(&chain)) else { continue };
+            if is_nat(&chain) && table != KUBE_PROXY {
+                translated.extend(families_of(families));
+            }
+            if let Ok(family) = Family::try_from(families)
                 && chains::tables().any(|known| known == table)
             {
                 by_table.entry((family, table.to_owned())).or_default().chains.insert(name.to_owned());
             }
         }
-        let mut found = Found { tables: self.tables()?, chains: Vec::new() };
+        let mut found = Found { tables: self.tables(KUBE_PROXY)?, translated, chains: Vec::new() };
         for ((family, name), mut table) in by_table {
             table.jumps = self.jumps(family, &name)?;
             found.chains.extend(table.leftovers(family, &name));
@@ -88,22 +100,28 @@ impl Nftables {
         self.commit(all.map(|message| (chains.family, message)))
     }
 
-    /// Removes kube-proxy's own table.
-    pub(super) fn remove_table(&self, family: Family) -> io::Result<()> {
-        let attributes = vec![TableAttribute::Name(KUBE_PROXY.to_owned())];
-        self.commit([(family, NfTablesMessage::DeleteTable(TableMessage { attributes }))])
+    /// Removes a table.
+    pub(super) fn remove_table(&self, family: Family, name: &str) -> io::Result<()> {
+        self.commit([(family, delete_table(name))])
     }
 
-    /// Families that have kube-proxy's own table.
-    fn tables(&self) -> io::Result<Vec<Family>> {
+    /// Removes kube-proxy's own table, the only one that translates, and keeps the translation of what it has translated.
+    pub(super) fn replace_table(&self, family: Family) -> io::Result<()> {
+        let changes = keeper::messages().into_iter().chain([delete_table(KUBE_PROXY)]);
+        self.commit(changes.map(|message| (family, message)))
+    }
+
+    /// Families that have a table of that name.
+    pub(super) fn tables(&self, name: &str) -> io::Result<BTreeSet<Family>> {
         let all = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
-        let found = self.list(NetfilterProtoFamily::Unspec, all)?.into_iter();
+        let found = match self.list(NetfilterProtoFamily::Unspec, all) {
+            Err(error) if is_missing(&error) => return Ok(BTreeSet::new()),
+            found => found?.into_iter(),
+        };
         let own = found.filter_map(|(family, message)| {
             let NfTablesMessage::NewTable(table) = message else { return None };
-            let mut attributes = table.attributes.iter();
-            let is_own =
-                attributes.any(|part| matches!(part, TableAttribute::Name(name) if name == KUBE_PROXY));
-            is_own.then_some(family)
+            let is_it = |part: &TableAttribute| matches!(part, TableAttribute::Name(known) if known == name);
+            table.attributes.iter().any(is_it).then(|| family.try_into().ok())?
         });
         Ok(own.collect())
     }
@@ -124,15 +142,13 @@ impl Nftables {
         &self,
         family: NetfilterProtoFamily,
         what: NfTablesMessage,
-    ) -> io::Result<Vec<(Family, NfTablesMessage)>> {
+    ) -> io::Result<Vec<(NetfilterProtoFamily, NfTablesMessage)>> {
         let mut attempts = 0;
         loop {
             let mut found = Vec::new();
             let listed = self.0.dump(message(family, what.clone()), |answer: NetfilterMessage| {
-                if let (Ok(family), NetfilterMessageInner::NfTables(message)) =
-                    (Family::try_from(answer.header.family), answer.inner)
-                {
-                    found.push((family, message));
+                if let NetfilterMessageInner::NfTables(message) = answer.inner {
+                    found.push((answer.header.family, message));
                 }
             });
             match listed {
@@ -147,10 +163,14 @@ impl Nftables {
     /// All of it or nothing.
     fn commit(&self, changes: impl IntoIterator<Item = (Family, NfTablesMessage)>) -> io::Result<()> {
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFNL_SUBSYS_NFTABLES);
-        let changes = changes.into_iter().map(|(family, change)| message(family.into(), change)).collect();
+        let changes = changes.into_iter().map(|(family, change)| {
+            let makes = matches!(change, NfTablesMessage::NewRule(_));
+            let flags = if makes { NLM_F_CREATE | NLM_F_APPEND } else { 0 };
+            (flags, message(family.into(), change))
+        });
         self.0.transact(
             NetfilterMessage::new(header.clone(), ControlMessage::BatchBegin),
-            changes,
+            changes.collect(),
             NetfilterMessage::new(header, ControlMessage::BatchEnd),
         )
     }
@@ -162,6 +182,23 @@ fn message(family: NetfilterProtoFamily, message: NfTablesMessage) -> NetfilterM
 
 fn all_chains() -> NfTablesMessage {
     NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() })
+}
+
+fn delete_table(name: &str) -> NfTablesMessage {
+    NfTablesMessage::DeleteTable(TableMessage { attributes: vec![TableAttribute::Name(name.to_owned())] })
+}
+
+/// Whether a chain has the kernel translate.
+fn is_nat(chain: &ChainMessage) -> bool {
+    chain.attributes.iter().any(|part| matches!(part, ChainAttribute::Type(kind) if kind == "nat"))
+}
+
+/// Whose packets a table of that kind sees.
+fn families_of(family: NetfilterProtoFamily) -> Vec<Family> {
+    match family {
+        NetfilterProtoFamily::Inet => vec![Family::V4, Family::V6],
+        family => family.try_into().into_iter().collect(),
+    }
 }
 
 /// What a kernel without nftables says.
