@@ -59,6 +59,7 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         pins = %settings.bpffs_root.display(),
         "starting"
     );
+    host::capabilities::announce();
     if let Some(folder) = &args.manifests {
         Manifests::new(folder).check()?;
     }

@@ -1,6 +1,7 @@
 //! This node: its own addresses and its network devices, by netlink; and its pods' cgroups.
 //!
 //! - [`addresses`]: the node's own addresses;
+//! - [`capabilities`]: what the kernel lets this process do;
 //! - [`cgroups`]: where pods' processes are;
 //! - [`devices`]: through which devices packets of Services pass, and what they are;
 //! - [`leftovers`]: what kube-proxy has left here.
@@ -8,6 +9,7 @@
 //! Addresses and devices are followed the same way: a notice of any change is followed by a look at everything.
 
 pub mod addresses;
+pub mod capabilities;
 pub mod cgroups;
 pub mod devices;
 pub mod leftovers;
