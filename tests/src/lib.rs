@@ -10,7 +10,8 @@
 //! somebody else's. The rest are the kernel's pieces: [`netns`], [`link`], [`cgroup`], [`bpffs`], [`process`], and the
 //! [`janitor`] that removes them.
 //!
-//! [`apiserver`] runs a real kube-apiserver with its etcd, [`kube_proxy`] a real kube-proxy.
+//! [`apiserver`] runs a real kube-apiserver with its etcd, [`kube_proxy`] a real kube-proxy, and [`kubelet`] runs Pods on
+//! a node; [`tools`] are programs of others that read what is shipped.
 //!
 //! Everything needs root, and says so.
 
@@ -24,6 +25,7 @@ pub mod foreign;
 pub mod inspect;
 pub mod janitor;
 pub mod kube_proxy;
+pub mod kubelet;
 pub mod layout;
 pub mod link;
 pub mod manifests;
@@ -40,6 +42,7 @@ pub mod station;
 pub mod test_run;
 pub mod testbed;
 pub mod timing;
+pub mod tools;
 pub mod vigil;
 pub mod wait;
 

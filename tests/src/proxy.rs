@@ -131,6 +131,38 @@ pub fn program() -> Result<PathBuf> {
     process::find_program("kubeshunt", "KUBESHUNT_BIN", "proxy-userspace")
 }
 
+/// An HTTP GET inside the node's namespace: status code and body.
+///
+/// # Errors
+/// When nobody listens, or the answer is not HTTP.
+pub fn http_get(node: &Node, address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let (head, body) = http(node, address, "GET", path, "*/*")?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((code.context("no HTTP status")?, body))
+}
+
+fn http(
+    node: &Node,
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    accept: &str,
+) -> Result<(String, String)> {
+    let mut answer = String::new();
+    node.netns().run(|| -> Result<()> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        )?;
+        stream.read_to_string(&mut answer)?;
+        Ok(())
+    })?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the HTTP headers")?;
+    Ok((head.to_owned(), body.to_owned()))
+}
+
 impl Kubeshunt {
     /// Runs the binary that [`program`] finds, and waits until it is ready.
     ///
@@ -211,9 +243,7 @@ impl Kubeshunt {
     /// # Errors
     /// When nobody listens, or the answer is not HTTP.
     pub fn get(&self, port: u16, path: &str) -> Result<(u16, String)> {
-        let (head, body) = self.http(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), "GET", path)?;
-        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Ok((code.context("no HTTP status")?, body))
+        http_get(&self.node, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), path)
     }
 
     /// An HTTP request inside the node's namespace: status and headers, and the body.
@@ -235,19 +265,7 @@ impl Kubeshunt {
         path: &str,
         accept: &str,
     ) -> Result<(String, String)> {
-        let mut answer = String::new();
-        self.node.netns().run(|| -> Result<()> {
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(
-                stream,
-                "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
-            )?;
-            stream.read_to_string(&mut answer)?;
-            Ok(())
-        })?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no end of the HTTP headers")?;
-        Ok((head.to_owned(), body.to_owned()))
+        http(&self.node, address, method, path, accept)
     }
 
     /// The value of a metric, named as the exposition shows it, labels included.

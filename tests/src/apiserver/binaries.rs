@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::tail;
+use super::{cache, tail};
 
 const GO_MOD: &str = include_str!("../../apiserver/go.mod");
 const GO_SUM: &str = include_str!("../../apiserver/go.sum");
@@ -108,19 +108,13 @@ impl Binaries {
 }
 
 fn cache_dir() -> Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("kubeshunt/apiserver"))
+    cache::folder("apiserver")
 }
 
 /// Changes with whatever changes the programs.
 fn cache_key() -> Result<String> {
-    let parts = [GO_MOD, GO_SUM, TAGS].into_iter().chain(PACKAGES);
-    // FNV-1a: the standard library's hashers promise no stability, and this key outlives the process.
-    let hash = parts.flat_map(str::bytes).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    Ok(format!("{}-{hash:016x}", kubernetes_version()?))
+    let parts = [&[GO_MOD, GO_SUM, TAGS], &PACKAGES[..]].concat();
+    Ok(format!("{}-{}", kubernetes_version()?, cache::key(&parts)))
 }
 
 fn kubernetes_version() -> Result<&'static str> {
@@ -141,7 +135,7 @@ fn go_build(out: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
     let stamp = stamp.map(|(name, value)| format!("-X k8s.io/component-base/version.{name}={value}"));
 
     let started = Instant::now();
-    let mut go = Command::new(find_go()?)
+    let mut go = Command::new(cache::go()?)
         .current_dir(&module)
         .envs([("CGO_ENABLED", "0"), ("GOWORK", "off"), ("GOFLAGS", "-mod=readonly")])
         .args(["build", "-v", "-trimpath", "-tags", TAGS])
@@ -180,17 +174,4 @@ fn go_build(out: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
     ensure!(status.success(), "go build in {} failed ({status}):\n{}", module.display(), tail(&said));
     progress(&format!("built in {} s", started.elapsed().as_secs()));
     Ok(())
-}
-
-fn find_go() -> Result<PathBuf> {
-    // The last is where Go's own installer puts it, often without touching PATH.
-    let known = ["go", "/usr/local/go/bin/go"];
-    let works = |go: &&str| {
-        let run = Command::new(go).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        run.is_ok_and(|status| status.success())
-    };
-    known.iter().find(|go| works(go)).map(PathBuf::from).context(
-        "there is no `go` to build kube-apiserver with: install Go 1.26 or newer, or set KUBEBUILDER_ASSETS \
-         to a folder with kube-apiserver, etcd and kubectl",
-    )
 }

@@ -53,9 +53,9 @@ struct Link {
 }
 
 impl Listener {
-    pub(super) fn new(ip: IpAddr) -> Result<Self> {
+    pub(super) fn new(addr: SocketAddr) -> Result<Self> {
         // By number, for the kernel takes back a port that it chose itself when the socket stops listening.
-        let port = Port::reserve(ip)?;
+        let port = Port::reserve(addr)?;
         Ok(Self { socket: TcpListener::bind(port.addr)?, port })
     }
 
@@ -72,7 +72,7 @@ impl Listener {
 impl CuttingProxy {
     /// Forwards a free port of `listen` to `target`, both in the network namespace of the calling thread.
     pub fn start(listen: IpAddr, target: SocketAddr) -> Result<Self> {
-        Self::run(Listener::new(listen)?, target)
+        Self::run(Listener::new(SocketAddr::new(listen, 0))?, target)
     }
 
     pub(super) fn run(listener: Listener, target: SocketAddr) -> Result<Self> {

@@ -7,6 +7,7 @@
 //! server's own `default/kubernetes` Service has none.
 
 mod binaries;
+pub(crate) mod cache;
 mod credentials;
 mod cutting_proxy;
 mod daemon;

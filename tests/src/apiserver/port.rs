@@ -1,6 +1,6 @@
 //! Ports that stay ours.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
@@ -17,18 +17,19 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn reserve(ip: IpAddr) -> Result<Self> {
-        let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    /// That port, or any free one for 0.
+    pub(super) fn reserve(addr: SocketAddr) -> Result<Self> {
+        let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, 0)))
-            .with_context(|| format!("cannot bind {ip}"))?;
+        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(addr))
+            .with_context(|| format!("cannot bind {addr}"))?;
         let bound: SockaddrStorage = socket::getsockname(socket.as_raw_fd())?;
         let port = match (bound.as_sockaddr_in(), bound.as_sockaddr_in6()) {
             (Some(v4), _) => v4.port(),
             (_, Some(v6)) => v6.port(),
             _ => bail!("a socket of an unknown family"),
         };
-        Ok(Self { addr: SocketAddr::new(ip, port), _socket: socket })
+        Ok(Self { addr: SocketAddr::new(addr.ip(), port), _socket: socket })
     }
 }

@@ -58,8 +58,8 @@ impl ApiServer {
         let (dir, lock) = data_dir()?;
         let keeper = Keeper::new()?;
         let tls = write_credentials(dir.path(), &options)?;
-        let etcd_port = Port::reserve(Ipv4Addr::LOCALHOST.into())?;
-        let port = Port::reserve(options.listen)?;
+        let etcd_port = Port::reserve((Ipv4Addr::LOCALHOST, 0).into())?;
+        let port = Port::reserve((options.listen, 0).into())?;
 
         let client_url = format!("http://{}", etcd_port.addr);
         let mut command = Command::new(&binaries.etcd);
@@ -217,6 +217,11 @@ impl ApiServer {
     /// It listens in the network namespace of the calling thread and connects in the server's: called
     /// from inside another namespace with 127.0.0.1, it gives that one a server on its own loopback.
     pub fn proxy(&self, listen: IpAddr) -> Result<CuttingProxy> {
+        self.proxy_at(SocketAddr::new(listen, 0))
+    }
+
+    /// The same, on that port.
+    pub fn proxy_at(&self, listen: SocketAddr) -> Result<CuttingProxy> {
         let (listener, target) = (Listener::new(listen)?, self.addr());
         self.keeper.run(move || CuttingProxy::run(listener, target))?
     }
