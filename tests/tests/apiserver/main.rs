@@ -2,7 +2,7 @@
 //! connection or kubeshunt itself goes away in between.
 //!
 //! All tests but the one about tokens share one server; each has a testbed of its own. kubeshunt runs as the
-//! service account of `deploy/rbac.yaml`, with the rights of that file and no others.
+//! service account of `deploy/base/rbac.yaml`, with the rights of that file and no others.
 
 mod awkward;
 mod edges;

@@ -1,4 +1,4 @@
-//! The rights of `deploy/rbac.yaml`: enough, and none too many.
+//! The rights of `deploy/base/rbac.yaml`: enough, and none too many.
 
 use std::fs;
 use std::sync::Arc;

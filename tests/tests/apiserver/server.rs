@@ -1,4 +1,4 @@
-//! The API server that tests share, and the identity that `deploy/rbac.yaml` makes.
+//! The API server that tests share, and the identity that `deploy/base/rbac.yaml` makes.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ pub(crate) const NAMESPACE: &str = "shop";
 /// kubeshunt's token at the shared server.
 pub(crate) const TOKEN: &str = "service-account-token";
 
-/// The service account of `deploy/rbac.yaml`.
+/// The service account of `deploy/base/rbac.yaml`.
 pub(crate) const ACCOUNT: &str = "system:serviceaccount:kube-system:kubeshunt";
 pub(crate) const ACCOUNT_GROUPS: [&str; 3] =
     ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
@@ -27,9 +27,9 @@ pub(crate) fn users(token: &str) -> Vec<User> {
     vec![User::new(ADMIN_TOKEN, "admin", &["system:masters"]), User::new(token, ACCOUNT, &ACCOUNT_GROUPS)]
 }
 
-/// The text of `deploy/rbac.yaml`.
+/// The text of `deploy/base/rbac.yaml`.
 pub(crate) fn rbac() -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base/rbac.yaml");
     std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 

@@ -17,7 +17,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 pub(crate) use self::libtest::Counts;
 use self::rungs::{How, RUNGS, Rung};
 use crate::facts::{self, ApiServer};
-use crate::{progress, setup, tidy, workspace};
+use crate::{image, progress, setup, tidy, workspace};
 
 /// What is run.
 #[derive(Debug, Args)]
@@ -94,6 +94,11 @@ fn obstacle(rung: &Rung, unprivileged: bool) -> Option<String> {
     if rung.apiserver && ApiServer::find().is_none() {
         return Some("needs KUBEBUILDER_ASSETS, or Go to build kube-apiserver".to_owned());
     }
+    if rung.image
+        && let Err(error) = setup::container_tools()
+    {
+        return Some(format!("needs crun: {error:#}"));
+    }
     None
 }
 
@@ -111,6 +116,9 @@ fn carry_out(rung: &Rung, built: &mut bool) -> Result<Counts, Failed> {
                 progress::quietly("build kubeshunt and the probes", &mut command).map_err(nothing)?;
                 *built = true;
             }
+            if rung.image {
+                image::run(&image::Options::default()).map_err(nothing)?;
+            }
             let arguments = ["-p", "kubeshunt-tests", "--test", name];
             cargo_test(&arguments, if alone { &["--test-threads=1"] } else { &[] })
         }
@@ -124,6 +132,7 @@ fn cargo_test(arguments: &[&str], harness: &[&str]) -> Result<Counts, Failed> {
         let mut command = workspace::cargo();
         command.args(["test", "--no-fail-fast"]).args(arguments).arg("--").args(harness);
         command.env("KUBESHUNT_BIN", workspace::built("debug", "kubeshunt")?);
+        command.env("KUBESHUNT_IMAGE", image::default_output()?);
         let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         for line in BufReader::new(stdout).split(b'\n') {

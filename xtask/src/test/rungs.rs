@@ -11,6 +11,8 @@ pub(super) struct Rung {
     pub(super) root: bool,
     /// Does it need a real kube-apiserver?
     pub(super) apiserver: bool,
+    /// Does it need the image, and a runtime for containers?
+    pub(super) image: bool,
     /// What can only fail here.
     pub(super) why: &'static str,
 }
@@ -32,7 +34,7 @@ pub(super) enum How {
 }
 
 const fn target(name: &'static str, alone: bool, why: &'static str) -> Rung {
-    Rung { name, how: How::Target { name, alone }, root: true, apiserver: false, why }
+    Rung { name, how: How::Target { name, alone }, root: true, apiserver: false, image: false, why }
 }
 
 pub(super) const RUNGS: &[Rung] = &[
@@ -41,6 +43,7 @@ pub(super) const RUNGS: &[Rung] = &[
         how: How::Tidy,
         root: false,
         apiserver: false,
+        image: false,
         why: "format, lints, and that pure stages stay pure",
     },
     Rung {
@@ -48,6 +51,7 @@ pub(super) const RUNGS: &[Rung] = &[
         how: How::Cargo(&["-p", "proxy-common", "-p", "proxy-userspace", "-p", "xtask"]),
         root: false,
         apiserver: false,
+        image: false,
         why: "tables, golden scenarios, properties: the whole logic, without a kernel",
     },
     target("harness", false, "the testbed tells the truth and leaves nothing"),
@@ -69,6 +73,15 @@ pub(super) const RUNGS: &[Rung] = &[
         how: How::Target { name: "apiserver", alone: true },
         root: true,
         apiserver: true,
+        image: false,
         why: "a real kube-apiserver: watches, resumption, RBAC",
+    },
+    Rung {
+        name: "deploy",
+        how: How::Target { name: "deploy", alone: true },
+        root: true,
+        apiserver: true,
+        image: true,
+        why: "the image and the manifests as they are shipped, rights and all",
     },
 ];
