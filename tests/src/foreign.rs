@@ -53,6 +53,19 @@ impl Foreign {
         Ok(this)
     }
 
+    /// Attaches it to connect() of IPv4 sockets so that nobody else can attach there (`BPF_PROG_ATTACH` without flags), until
+    /// what is returned is dropped.
+    ///
+    /// # Errors
+    /// When somebody else is attached there, or the kernel refuses.
+    pub fn alone(cgroup: &Cgroup) -> Result<Alone> {
+        let hook = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+        let this = Self::load(bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, hook, 1)?;
+        let alone = Alone { folder: File::open(cgroup.path())?, program: this.program };
+        alone.bpf(bpf_cmd::BPF_PROG_ATTACH).context("cannot attach the foreign program alone")?;
+        Ok(alone)
+    }
+
     /// Attaches it to a device by tcx.
     ///
     /// # Errors
@@ -154,6 +167,33 @@ impl Foreign {
         // SAFETY: key and value have the sizes that the map was made with.
         unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) }.context("cannot read the counter")?;
         Ok(value)
+    }
+}
+
+/// A program that has a hook of a cgroup to itself.
+#[derive(Debug)]
+pub struct Alone {
+    folder: File,
+    program: OwnedFd,
+}
+
+impl Alone {
+    fn bpf(&self, command: bpf_cmd) -> Result<()> {
+        let mut attr = attribute();
+        attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = self.folder.as_raw_fd().cast_unsigned();
+        attr.__bindgen_anon_5.attach_bpf_fd = self.program.as_raw_fd().cast_unsigned();
+        attr.__bindgen_anon_5.attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+        // SAFETY: no pointers are involved.
+        unsafe { bpf(command, &mut attr) }?;
+        Ok(())
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        if let Err(error) = self.bpf(bpf_cmd::BPF_PROG_DETACH) {
+            eprintln!("{error:#}");
+        }
     }
 }
 

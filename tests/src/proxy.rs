@@ -1,7 +1,7 @@
 //! The program under test, running on a node.
 //!
-//! Invariant: it runs in the node's network namespace but in a cgroup of its own beside the node's,
-//! so that its own connections are not translated and its processor time can be read. Its log goes to
+//! Invariant: it runs in the node's network namespace but in a cgroup of its own beside the node's, unless asked
+//! otherwise, so that its own connections are not translated and its processor time can be read. Its log goes to
 //! a file, and every error shows the end of it.
 
 use std::ffi::OsString;
@@ -64,6 +64,7 @@ pub struct Setup {
     environment: Vec<(OsString, OsString)>,
     ready: Ready,
     within: Duration,
+    is_led: bool,
 }
 
 impl Setup {
@@ -82,6 +83,7 @@ impl Setup {
             environment: Vec::new(),
             ready: Ready::Readyz,
             within: Duration::from_secs(10),
+            is_led: false,
         }
     }
 
@@ -103,6 +105,12 @@ impl Setup {
     #[must_use]
     pub fn ready(self, ready: Ready) -> Self {
         Self { ready, ..self }
+    }
+
+    /// In a cgroup below the node's, as in a DaemonSet: its own connections are translated.
+    #[must_use]
+    pub fn among_pods(self) -> Self {
+        Self { is_led: true, ..self }
     }
 
     /// With another time limit for becoming ready.
@@ -177,7 +185,8 @@ impl Kubeshunt {
     /// # Errors
     /// See [`Kubeshunt::start`].
     pub fn start_binary(node: &Node, setup: Setup, binary: PathBuf) -> Result<Self> {
-        let cgroup = node.bed().cgroup().child(&format!("kubeshunt-{}", node.name()))?;
+        let parent = if setup.is_led { node.cgroup() } else { node.bed().cgroup() };
+        let cgroup = parent.child(&format!("kubeshunt-{}", node.name()))?;
         let log = node.bed().folder().join(format!("kubeshunt-{}.log", node.name()));
         let mut this = Self { node: node.clone(), binary, setup, cgroup, log, process: None };
         this.run()?;

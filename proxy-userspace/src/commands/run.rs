@@ -149,7 +149,7 @@ async fn follow(counters: &Counters, status: &Status) {
     loop {
         for counter in Counter::ALL {
             match counters.total(counter) {
-                Ok(total) => status.metrics.tables.decided(counter.name(), total),
+                Ok(total) => status.metrics.tables.decided(counter, total),
                 Err(error) if !told => {
                     warn!("{error:#}");
                     told = true;

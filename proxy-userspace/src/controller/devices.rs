@@ -52,10 +52,12 @@ impl DeviceWatch {
     pub(super) async fn bring_in_line(&mut self, datapath: &mut Datapath, status: &Status) {
         let devices = datapath.devices();
         let is_first = self.next_look.is_none();
+        let mut lost = 0;
         if self.next_look.is_none_or(|at| at <= Instant::now()) {
             self.next_look = Some(Instant::now() + LOOK);
-            if let Err(error) = devices.look().await {
-                warn!("{error:#}; what an earlier process attached to devices may stay");
+            match devices.look().await {
+                Ok(count) => lost = count,
+                Err(error) => warn!("{error:#}; what an earlier process attached to devices may stay"),
             }
         }
         let wanted = self.wanted.as_mut().map(|all| all.borrow_and_update().clone()).unwrap_or_default();
@@ -65,6 +67,7 @@ impl DeviceWatch {
             status.metrics.hooks.devices(side.name(), count);
             count
         });
+        status.metrics.hooks.repaired("device", lost.min(changes.attached.len()));
         if is_first {
             info!(outside, pod, by = devices.hook().name(), "programs for packets attached to devices");
         } else {

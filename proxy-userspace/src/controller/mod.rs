@@ -10,6 +10,7 @@
 mod announce;
 mod devices;
 pub mod health;
+mod hooks;
 pub mod metrics;
 mod retry;
 pub mod sockets;
@@ -41,6 +42,7 @@ use crate::{
 };
 pub use announce::Hears;
 use devices::DeviceWatch;
+use hooks::HookWatch;
 use metrics::kube_proxy::Synced;
 use retry::Retry;
 use status::Status;
@@ -142,6 +144,7 @@ impl Controller {
         mut left: watch::Receiver<Option<Cgroups>>,
     ) -> Result<()> {
         let mut devices = DeviceWatch::new(devices);
+        let mut hooks = HookWatch::default();
         let mut grace: Option<JoinHandle<Result<()>>> = None;
         let mut grace_epoch = 0;
         let (mut retry, mut retry_surroundings) = (Retry::default(), Retry::default());
@@ -197,6 +200,10 @@ impl Controller {
                     devices.bring_in_line(&mut self.datapath, &self.status).await;
                     false
                 }
+                () = hooks.due() => {
+                    hooks.look(&mut self.datapath, &self.settings, &self.planner, &self.status);
+                    false
+                }
                 change = changes.recv() => {
                     let Some(change) = change else { return Ok(()) };
                     self.take_in(change);
@@ -236,6 +243,7 @@ impl Controller {
                 );
                 devices.bring_in_line(&mut self.datapath, &self.status).await;
                 self.attached = true;
+                hooks.begin();
                 self.status.serving();
             }
         }

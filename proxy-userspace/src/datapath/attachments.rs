@@ -1,12 +1,15 @@
 //! Who is attached to the hooks of a cgroup: for `kubeshunt check`.
 
-use std::{collections::BTreeSet, fs::File, os::fd::AsFd as _};
+use std::{collections::BTreeSet, fs::File, io, os::fd::AsFd as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya_obj::generated::bpf_attach_type;
 use proxy_common::layout::program;
 
-use super::{kernel, pins::Pins};
+use super::{
+    kernel::{self, Which},
+    pins::Pins,
+};
 
 /// A program on one of our hooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +46,8 @@ pub fn on(cgroup: &File) -> Result<Vec<Attachment>> {
     let mut found = Vec::new();
     for hook in program::ALL {
         let Some(attach_type) = attach_type(hook) else { continue };
-        for program in kernel::programs_on(cgroup.as_fd(), attach_type as u32)? {
+        let programs = kernel::programs_on(cgroup.as_fd(), attach_type as u32, Which::Attached);
+        for program in programs.context("asking for the programs of a cgroup")? {
             let name = kernel::program_name(program).unwrap_or_else(|| format!("program {program}"));
             found.push(Attachment { hook, program, name });
         }
@@ -62,4 +66,13 @@ pub fn own(pins: &Pins) -> BTreeSet<u32> {
             (info.cgroup != 0).then_some(info.program)
         })
         .collect()
+}
+
+/// The programs that run for processes of `cgroup` on a hook of ours, whoever attached them and wherever.
+///
+/// # Errors
+/// What the kernel says.
+pub fn effective(cgroup: &File, hook: &str) -> io::Result<Vec<u32>> {
+    let attach_type = attach_type(hook).ok_or(io::ErrorKind::NotFound)?;
+    kernel::programs_on(cgroup.as_fd(), attach_type as u32, Which::Effective)
 }

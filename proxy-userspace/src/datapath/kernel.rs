@@ -13,12 +13,14 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
-    maps::{HashMap, IterableMap as _, MapData},
+    maps::{HashMap, IterableMap as _, MapData, MapType},
 };
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_type};
+use aya_obj::generated::{
+    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_type,
+};
 
 /// The bpf() system call.
 ///
@@ -258,6 +260,32 @@ pub fn grace_period() -> Result<()> {
     Ok(())
 }
 
+/// What a map of socket storage holds for a socket of this process (`BPF_MAP_LOOKUP_ELEM` on `BPF_MAP_TYPE_SK_STORAGE`,
+/// 5.2); `None` if that is nothing.
+///
+/// # Errors
+/// When it is another kind of map, or its values are of another size; what the kernel says.
+pub fn stored<V: Pod>(map: &MapData, socket: BorrowedFd<'_>) -> Result<Option<V>> {
+    let info = map.info().context("asking about a map")?;
+    if info.value_size() as usize != size_of::<V>() || !matches!(info.map_type(), Ok(MapType::SkStorage)) {
+        bail!("no storage of such values");
+    }
+    let key = socket.as_raw_fd();
+    let mut value = mem::MaybeUninit::<V>::uninit();
+    let mut attr = attribute();
+    attr.__bindgen_anon_2.map_fd = map.fd().as_fd().as_raw_fd().cast_unsigned();
+    attr.__bindgen_anon_2.key = (&raw const key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    // SAFETY: the key is a file descriptor, as such maps have it; the value has the size just compared; both live until
+    // the call returns.
+    match unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) } {
+        // SAFETY: the kernel has written all of it, and any bytes are a value of this type (Pod).
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context("reading what is stored for a socket"),
+    }
+}
+
 /// The cookie of the network namespace this thread is in (`SO_NETNS_COOKIE`, 5.14); `None` on older kernels.
 ///
 /// # Errors
@@ -288,20 +316,30 @@ pub fn netns_cookie() -> Result<Option<u64>> {
     }
 }
 
-/// Ids of the programs attached to `cgroup` itself on a hook (`BPF_PROG_QUERY`, 4.15).
+/// Which programs of a cgroup's hook are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those attached to the cgroup itself.
+    Attached,
+    /// Those that run for its processes, its ancestors' among them.
+    Effective,
+}
+
+/// Ids of the programs on a hook of `cgroup` (`BPF_PROG_QUERY`, 4.15; takes CAP_NET_ADMIN).
 ///
 /// # Errors
 /// What the kernel says.
-pub fn programs_on(cgroup: BorrowedFd<'_>, attach_type: u32) -> Result<Vec<u32>> {
+pub fn programs_on(cgroup: BorrowedFd<'_>, attach_type: u32, which: Which) -> io::Result<Vec<u32>> {
     // `BPF_CGROUP_MAX_PROGS` is 64.
     let mut ids = [0u32; 64];
     let mut attr = attribute();
     attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd().cast_unsigned();
     attr.query.attach_type = attach_type;
+    attr.query.query_flags = if which == Which::Effective { BPF_F_QUERY_EFFECTIVE } else { 0 };
     attr.query.prog_ids = ids.as_mut_ptr() as u64;
-    attr.query.__bindgen_anon_2.prog_cnt = u32::try_from(ids.len())?;
+    attr.query.__bindgen_anon_2.prog_cnt = u32::try_from(ids.len()).map_err(io::Error::other)?;
     // SAFETY: `ids` is valid for writes of `prog_cnt` numbers until the call returns.
-    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) }.context("asking for the programs of a cgroup")?;
+    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) }?;
     // SAFETY: the kernel has filled in the count, a plain number.
     let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
     Ok(ids.into_iter().take(count).collect())

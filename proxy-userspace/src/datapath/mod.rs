@@ -15,7 +15,8 @@
 //! - [`cells`]: which addresses packets are looked at for;
 //! - [`flows`]: what the packet path remembers;
 //! - [`sockets`]: those that were connected to a Service, in all network namespaces;
-//! - [`counters`], [`attachments`]: what the programs counted, and who else is attached.
+//! - [`counters`], [`attachments`]: what the programs counted, and who else is attached;
+//! - [`selftest`]: a connection of our own through the hooks.
 
 pub mod attachments;
 pub mod cells;
@@ -29,9 +30,10 @@ pub mod mapped;
 mod object;
 pub mod pins;
 pub mod programs;
+pub mod selftest;
 pub mod sockets;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, fs::File, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{
@@ -42,7 +44,7 @@ use proxy_common::{
     address::Address,
     layout::{
         Backend, Frontend, FrontendKey, LEFT_CGROUPS, Prefix, Revision, Service, Source, map, node_address,
-        scope,
+        program, scope,
     },
 };
 
@@ -103,6 +105,8 @@ pub struct Datapath {
     vip_cells: Cells,
     counters: Option<Counters>,
     fates: Option<FateCounts>,
+    /// What sockets remember.
+    origins: MapData,
     programs: programs::Programs,
     devices: devices::Devices,
     /// Held for as long as we write.
@@ -138,6 +142,7 @@ impl Datapath {
             vip_cells: Cells::of(ebpf)?,
             counters: Some(Counters::new(contents::map(ebpf, map::COUNTERS)?)),
             fates: Some(FateCounts::new(MappedArray::of(ebpf, map::FATES)?)),
+            origins: MapData::from_pin(pins.map(map::ORIGINS)).context("opening what sockets remember")?,
             devices: devices::Devices::new(settings, pins, contents::map(ebpf, map::DEVICES)?)?,
             programs,
             _lock: lock,
@@ -222,6 +227,36 @@ impl Datapath {
     /// When the kernel refuses.
     pub fn attach(&mut self, settings: &Settings) -> Result<programs::Attached> {
         self.programs.attach(settings)
+    }
+
+    /// The socket hooks that are not attached as they should be.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn hooks_astray(&self, settings: &Settings) -> Result<Vec<&'static str>> {
+        self.programs.astray(pins::cgroup_id(&settings.cgroup_root)?)
+    }
+
+    /// A hook of ours whose program does not run for processes of a cgroup, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn ineffective_in(&self, cgroup: &File) -> Result<Option<&'static str>> {
+        for hook in program::ALL {
+            let own = self.programs.id(hook)?;
+            if !attachments::effective(cgroup, hook)?.contains(&own) {
+                return Ok(Some(hook));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Connects to a frontend as any process would, and says what came of it. Nothing is sent.
+    ///
+    /// # Errors
+    /// When it cannot be tried.
+    pub fn try_out(&self, key: &FrontendKey) -> Result<selftest::Found> {
+        selftest::connect(&self.origins, key)
     }
 
     /// What is attached to devices.

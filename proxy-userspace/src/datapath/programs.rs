@@ -122,6 +122,32 @@ impl Programs {
         &mut self.ebpf
     }
 
+    /// The hooks whose link is not there, or leads elsewhere, or runs another program than ours.
+    pub(super) fn astray(&self, cgroup: u64) -> Result<Vec<&'static str>> {
+        let mut astray = Vec::new();
+        for name in program::ALL {
+            let own = self.id(name)?;
+            let is_attached = match kernel::open_pin(&self.pins.link(name))? {
+                None => false,
+                Some(link) => {
+                    let link = kernel::cgroup_link(link.as_fd())
+                        .with_context(|| format!("asking about the link of {name}"))?;
+                    link.cgroup == cgroup && link.program == own
+                }
+            };
+            if !is_attached {
+                astray.push(name);
+            }
+        }
+        Ok(astray)
+    }
+
+    /// The id of the loaded program.
+    pub(super) fn id(&self, name: &str) -> Result<u32> {
+        let program = self.ebpf.program(name).with_context(|| format!("the object has no program {name}"))?;
+        Ok(program.info().with_context(|| format!("asking about the program {name}"))?.id())
+    }
+
     pub(super) fn attach(&mut self, settings: &Settings) -> Result<Attached> {
         let cgroup = File::open(&settings.cgroup_root)
             .with_context(|| format!("cannot open {}", settings.cgroup_root.display()))?;

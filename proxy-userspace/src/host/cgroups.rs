@@ -83,6 +83,57 @@ async fn keep_looking(
     }
 }
 
+/// How many folders [`some_pods`] looks into at most.
+const VISITS: usize = 256;
+
+/// The folders of a few pods' cgroups below `root`, as they come. What cannot be read is passed over.
+#[must_use]
+pub fn some_pods(root: &Path, most: usize) -> Vec<PathBuf> {
+    let (mut found, mut left) = (Vec::new(), vec![root.to_owned()]);
+    for _ in 0..VISITS {
+        let Some(folder) = left.pop() else { break };
+        for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if uid(&entry.file_name().to_string_lossy()).is_none() {
+                left.push(entry.path());
+                continue;
+            }
+            found.push(entry.path());
+            if found.len() >= most {
+                return found;
+            }
+        }
+    }
+    found
+}
+
+/// Whether this process is in the cgroup `root` or below it; `None` where that cannot be told, because the hierarchy is
+/// mounted otherwise than this process sees itself in it.
+#[must_use]
+pub fn is_below(root: &Path) -> Option<bool> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mut hierarchies = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (folder, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| Path::new(folder).join(own))
+    });
+    // Only where the kernel says that we are there we are.
+    let pid = std::process::id().to_string();
+    let is_ours = |folder: &PathBuf| {
+        fs::read_to_string(folder.join("cgroup.procs")).is_ok_and(|pids| pids.lines().any(|line| line == pid))
+    };
+    let folder = hierarchies.find(is_ours)?;
+    let root = fs::metadata(root).ok()?;
+    let is_root = |folder: &Path| {
+        fs::metadata(folder).is_ok_and(|own| (own.ino(), own.dev()) == (root.ino(), root.dev()))
+    };
+    Some(folder.ancestors().any(is_root))
+}
+
 /// On a thread that may wait for a disk, or what looks like one.
 async fn find(root: PathBuf, uids: BTreeSet<Box<str>>) -> io::Result<Cgroups> {
     let looked = spawn_blocking(move || {
@@ -149,6 +200,20 @@ mod tests {
     fn make(root: &Path, path: &str) -> u64 {
         fs::create_dir_all(root.join(path)).expect("a folder");
         fs::metadata(root.join(path)).expect("it is there").ino()
+    }
+
+    #[test]
+    fn a_few_pods_are_found_without_looking_at_all() {
+        let root = tempfile::tempdir().expect("a folder");
+        for number in 0..9 {
+            make(root.path(), &format!("kubepods/burstable/pod{number}/container"));
+        }
+        make(root.path(), "system.slice/sshd.service");
+        let found = some_pods(root.path(), 3);
+        assert_eq!(found.len(), 3);
+        assert!(found.iter().all(|folder| folder.starts_with(root.path().join("kubepods/burstable"))));
+        assert_eq!(some_pods(&root.path().join("system.slice"), 3), [PathBuf::new(); 0]);
+        assert_eq!(some_pods(Path::new("/nonexistent"), 3), [PathBuf::new(); 0]);
     }
 
     fn uids(texts: &[&str]) -> BTreeSet<Box<str>> {

@@ -32,6 +32,7 @@ pub mod slab;
 
 mod adoption;
 mod claims;
+mod example;
 mod sources;
 
 use std::{
@@ -48,6 +49,7 @@ use crate::{
 
 pub use crate::tables::node_ports::NodeAddresses;
 pub use adoption::Observed;
+pub use example::Example;
 pub use operation::{Operation, Plan, Problem, SourceRange, node_addresses};
 
 use claims::{Claim, Claims};

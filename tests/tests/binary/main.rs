@@ -4,6 +4,7 @@ mod balancers;
 mod budgets;
 mod commands;
 mod flows;
+mod hooks;
 mod life;
 mod mistakes;
 mod observability;

@@ -12,6 +12,7 @@ use crate::controller::health::Hooks;
 pub struct Attachments {
     effective: Gauge,
     checks: Family<Labels, Counter>,
+    selftests: Family<Labels, Counter>,
     repaired: Family<Labels, Counter>,
     devices: Family<Labels, Gauge>,
     devices_failing: Gauge,
@@ -27,6 +28,12 @@ impl Attachments {
         );
         let checks = Family::default();
         registry.register("hook_checks", "Looks at the socket hooks, by result", checks.clone());
+        let selftests = Family::default();
+        registry.register(
+            "selftests",
+            "Connections of our own that tried the socket hooks, by what became of them",
+            selftests.clone(),
+        );
         let repaired = Family::default();
         registry.register(
             "drift_repaired",
@@ -45,7 +52,7 @@ impl Attachments {
             "Devices that should have programs for packets and could not be given them",
             devices_failing.clone(),
         );
-        Self { effective, checks, repaired, devices, devices_failing }
+        Self { effective, checks, selftests, repaired, devices, devices_failing }
     }
 
     pub(crate) fn effective(&self, hooks: &Hooks) {
@@ -56,6 +63,10 @@ impl Attachments {
         };
         self.effective.set(is);
         self.checks.get_or_create(&[("result", result)]).inc();
+    }
+
+    pub(crate) fn tested(&self, result: &'static str) {
+        self.selftests.get_or_create(&[("result", result)]).inc();
     }
 
     pub(crate) fn repaired(&self, what: &'static str, count: usize) {

@@ -53,6 +53,12 @@ impl Metrics {
         Self { registry, kube_proxy, tables, flows, hooks, services }
     }
 
+    /// We have made a connection of our own, which the programs have counted for this id: it is not to be seen.
+    pub(crate) fn tried_out(&self, id: u32) {
+        self.services.forgive(id);
+        self.tables.forgive_one();
+    }
+
     /// All of them in the OpenMetrics text format.
     #[must_use]
     pub fn open_metrics(&self) -> String {

@@ -12,6 +12,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use proxy_common::layout;
+
 use super::Labels;
 use crate::{cluster::Counts, plan::Planner};
 
@@ -28,6 +30,8 @@ pub struct Tables {
     pub(super) map_capacity: Family<Labels, Gauge>,
     decisions: Family<Labels, Counter<u64, AtomicU64>>,
     aborted: Family<Labels, Counter>,
+    /// Connections of our own among those that the programs have counted.
+    own_connections: AtomicU64,
 }
 
 impl Tables {
@@ -79,7 +83,12 @@ impl Tables {
             map_capacity,
             decisions,
             aborted,
+            own_connections: AtomicU64::new(0),
         }
+    }
+
+    pub(super) fn forgive_one(&self) {
+        self.own_connections.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn rejected(&self) {
@@ -122,8 +131,10 @@ impl Tables {
     }
 
     /// Brings a decision counter up to what the programs have counted.
-    pub fn decided(&self, outcome: &'static str, total: u64) {
-        let counter = self.decisions.get_or_create(&[("outcome", outcome)]);
-        counter.inner().store(total, Relaxed);
+    pub fn decided(&self, outcome: layout::Counter, total: u64) {
+        let is_own = outcome == layout::Counter::Connected;
+        let own = if is_own { self.own_connections.load(Relaxed) } else { 0 };
+        let counter = self.decisions.get_or_create(&[("outcome", outcome.name())]);
+        counter.inner().store(total.saturating_sub(own), Relaxed);
     }
 }

@@ -153,11 +153,11 @@ impl Devices {
     }
 
     /// Looks for what there is of ours, by this process or an earlier one, and what of it somebody else has
-    /// removed. What could not be loaded will be tried again.
+    /// removed; says from how many devices. What could not be loaded will be tried again.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub async fn look(&mut self) -> Result<()> {
+    pub async fn look(&mut self) -> Result<usize> {
         self.variants.forget_failures();
         let (links, filters) = (tcx::present(&self.pins)?, clsact::present().await?);
         self.with_ingress = filters.with_ingress;
@@ -166,11 +166,13 @@ impl Devices {
             Hook::Tcx => (links, filters),
             Hook::Clsact => (filters, links),
         };
+        let mut lost = 0;
         for (index, device) in &mut self.known {
             let due = device.as_ref().is_some_and(|device| !device.is_covered);
             let is_whole = Direction::ALL.iter().all(|way| present.contains(&(*index, *way)) == due);
             let has_more = Direction::ALL.iter().any(|way| leftover.contains(&(*index, *way)));
             if !is_whole || has_more {
+                lost += usize::from(due && name_of(*index).is_some());
                 *device = None;
             }
         }
@@ -182,7 +184,7 @@ impl Devices {
             self.known.entry(index).or_insert(None);
         }
         self.leftover = leftover;
-        Ok(())
+        Ok(lost)
     }
 
     /// Attaches to exactly these devices, as far as that is possible.

@@ -1,0 +1,173 @@
+//! Hooks that somebody has taken away, or that do not do what they should: mended where that is possible, and told.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kubeshunt_tests::attached::{self, Way};
+use kubeshunt_tests::foreign::Foreign;
+use kubeshunt_tests::pinned::PinnedMap;
+use kubeshunt_tests::protocol::Target;
+use kubeshunt_tests::proxy::{HEALTHZ, METRICS};
+use kubeshunt_tests::stage::{PATIENCE, Stage, at4, at6, service, vip4, vip6};
+use kubeshunt_tests::{Sniffer, inspect, wait};
+use proxy_userspace::datapath::kernel;
+use serde_json::Value;
+
+/// For what is looked at every ten seconds, or every thirty.
+const LONG: Duration = Duration::from_secs(60);
+
+fn link(stage: &Stage, hook: &str) -> Result<PathBuf> {
+    Ok(inspect::version(stage.node.pins())?.join("links").join(hook))
+}
+
+fn is_attached(stage: &Stage, hook: &str) -> Result<bool> {
+    let path = link(stage, hook)?;
+    Ok(path.exists() && inspect::link(&path)?.cgroup != 0)
+}
+
+fn metric(stage: &Stage, name: &str) -> Result<f64> {
+    let (_, text) = stage.kubeshunt().get(METRICS.port(), "/metrics")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(value.map(str::parse).transpose()?.unwrap_or_default())
+}
+
+fn is_led(stage: &Stage) -> Result<bool> {
+    Ok(stage.ask(&Target::tcp(at4(1)), 1)?.successes() == 1)
+}
+
+/// The code of /livez, and what it says of the hooks.
+fn health(stage: &Stage) -> Result<(u16, Value)> {
+    let (code, text) = stage.kubeshunt().get(HEALTHZ.port(), "/livez")?;
+    let body: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    Ok((code, body["hooks"].clone()))
+}
+
+fn wait_for_health(stage: &Stage, code: u16) -> Result<Value> {
+    wait::until(&format!("health is {code}"), LONG, || {
+        let (is, hooks) = health(stage)?;
+        Ok((is == code && hooks.is_object()).then_some(hooks))
+    })
+    .with_context(|| stage.kubeshunt().log_tail())
+}
+
+#[test]
+fn hooks_that_somebody_has_detached_are_attached_again() -> Result<()> {
+    let stage = Stage::serving(1)?;
+    assert!(is_led(&stage)?);
+    // A pin that is removed takes its link along; a link may be detached and still be pinned.
+    fs::remove_file(link(&stage, "connect4")?)?;
+    let sendmsg6 = kernel::open_pin(&link(&stage, "sendmsg6")?)?.context("it is pinned")?;
+    kernel::detach_link(std::os::fd::AsFd::as_fd(&sendmsg6))?;
+    drop(sendmsg6);
+    wait::until_true("both are attached again", LONG, || {
+        Ok(is_attached(&stage, "connect4")? && is_attached(&stage, "sendmsg6")?)
+    })
+    .with_context(|| stage.kubeshunt().log_tail())?;
+    assert!(is_led(&stage)?);
+    assert_eq!(stage.ask(&Target::udp(at6(1)), 3)?.successes(), 3);
+    wait::until_true("it is told", PATIENCE, || {
+        Ok((metric(&stage, "kubeshunt_drift_repaired_total{what=\"hook\"}")? - 2.0).abs() < 0.5)
+    })?;
+    stage.wait_for_log(&["WARN", "attached again", "sendmsg6", "connect4"])?;
+    assert_eq!(wait_for_health(&stage, 200)?["effective"], true);
+    Ok(())
+}
+
+#[test]
+fn health_falls_while_a_hook_cannot_be_attached_again() -> Result<()> {
+    let stage = Stage::serving(1)?;
+    // Somebody who wants the hook for himself comes at once. We may be faster; then he tries again.
+    let alone = wait::until("the hook is taken", LONG, || {
+        let path = link(&stage, "connect4")?;
+        if path.exists() {
+            fs::remove_file(path)?;
+        }
+        Ok(Foreign::alone(stage.node.cgroup()).ok())
+    })?;
+    let hooks = wait_for_health(&stage, 503)?;
+    assert_eq!(hooks["effective"], false, "{hooks}");
+    assert!(hooks["reason"].as_str().is_some_and(|reason| reason.contains("connect4")), "{hooks}");
+    assert!(metric(&stage, "kubeshunt_hooks_effective")? < 0.5);
+    assert_eq!(stage.kubeshunt().get(HEALTHZ.port(), "/healthz")?.0, 503);
+    stage.wait_for_log(&["WARN", "not led to Services", "connect4"])?;
+    drop(alone);
+    wait_for_health(&stage, 200)?;
+    assert!(is_led(&stage)? && metric(&stage, "kubeshunt_hooks_effective")? > 0.5);
+    stage.wait_for_log(&["INFO", "led to Services again"]).map(drop)
+}
+
+#[test]
+fn connections_of_our_own_try_the_hooks_and_nobody_notices() -> Result<()> {
+    let mut stage = Stage::new(1)?;
+    stage.publish(&service("web", 1), "web", &[0])?;
+    let backend = &stage.backends[0];
+    let ours = [vip4(1), vip6(1), backend.v4().into(), backend.v6().into()];
+    let is_ours = move |frame: &kubeshunt_tests::sniffer::Frame| {
+        frame
+            .packet()
+            .is_some_and(|packet| packet.mentions(&|ip| ours.contains(&ip)) && packet.ports().is_some())
+    };
+    let sniffers = [
+        Sniffer::start(backend.netns(), "eth0", is_ours)?,
+        Sniffer::start(stage.node.host().netns(), "lo", is_ours)?,
+    ];
+    stage.start_with(|setup| setup.among_pods())?;
+    wait::until_true("both families have been tried twice", LONG, || {
+        Ok(metric(&stage, "kubeshunt_selftests_total{result=\"led\"}")? > 3.5)
+    })
+    .with_context(|| stage.kubeshunt().log_tail())?;
+    assert_eq!(wait_for_health(&stage, 200)?["effective"], true);
+    for counted in [
+        "kubeshunt_decisions_total{outcome=\"connected\"}",
+        "kubeshunt_service_decisions_total{namespace=\"default\",service=\"web\",outcome=\"connected\"}",
+    ] {
+        assert!(metric(&stage, counted)? < 0.5, "{counted}");
+    }
+    for sniffer in sniffers {
+        let frames = sniffer.stop().frames;
+        assert!(frames.is_empty(), "{frames:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn health_falls_while_connections_are_not_led() -> Result<()> {
+    let mut stage = Stage::new(1)?;
+    stage.publish(&service("web", 1), "web", &[0])?;
+    stage.start_with(|setup| setup.among_pods())?;
+    wait_for_health(&stage, 200)?;
+    let maps = inspect::version(stage.node.pins())?.join("maps");
+    let frontends = PinnedMap::open(&maps.join("FRONTENDS"))?;
+    let before = frontends
+        .keys()?
+        .into_iter()
+        .map(|key| Ok((frontends.lookup(&key)?.context("it is there")?, key)))
+        .collect::<Result<Vec<_>>>()?;
+    for (value, key) in &before {
+        frontends.update(key, &vec![0; value.len()])?;
+    }
+    let hooks = wait_for_health(&stage, 503)?;
+    let reason = hooks["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("10.96.0.1:80 was not led"), "{hooks}");
+    for (value, key) in &before {
+        frontends.update(key, value)?;
+    }
+    wait_for_health(&stage, 200).map(drop)
+}
+
+#[test]
+fn devices_whose_programs_somebody_has_detached_get_them_again() -> Result<()> {
+    let stage = Stage::serving(1)?;
+    let links = attached::by_pins(stage.node.pins())?;
+    let folder = inspect::version(stage.node.pins())?.join("devices");
+    let (name, _) = links.iter().find(|(name, _)| name.ends_with(Way::Ingress.name())).context("one")?;
+    fs::remove_file(folder.join(name))?;
+    wait::until_true("it is attached again", LONG, || {
+        Ok(attached::by_pins(stage.node.pins())?.len() == links.len())
+    })?;
+    wait::until_true("it is told", PATIENCE, || {
+        Ok((metric(&stage, "kubeshunt_drift_repaired_total{what=\"device\"}")? - 1.0).abs() < 0.5)
+    })
+}
