@@ -84,7 +84,8 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, chosen)?;
     let left = host::cgroups::follow(cgroup_root, left);
     let counters = controller.datapath().counters()?;
-    status.metrics.services.begin(controller.datapath().fates()?, args.metrics.service_metrics);
+    let fates = controller.datapath().fates()?;
+    status.metrics.services.begin(args.metrics.service_metrics, move |id| fates.of(id));
     let flows = FlowMaps::open(&pins)?;
     let sockets = controller.datapath().sockets(with_tcp);
     let (sender, changes) = mpsc::channel(QUEUE);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use proxy_common::layout;
 use tokio::{sync::watch, time::sleep_until};
 use tracing::{info, warn};
 
@@ -90,6 +91,7 @@ impl DeviceWatch {
             }
             told.insert(device, reason);
         }
+        status.metrics.tables.map("devices", datapath.devices().entries(), layout::DEVICES);
         status.metrics.hooks.devices_failing(told.len());
         self.told = told;
     }

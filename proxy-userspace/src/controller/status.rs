@@ -48,7 +48,7 @@ impl Status {
 
     /// These Services have been planned, and the plan carried out.
     pub(super) fn planned(&self, planner: &Planner, names: &[ServiceName], lacking: &Lacking) {
-        self.metrics.services.planned(planner, names);
+        self.metrics.services.assign(names.iter().map(|name| (name, planner.ids(name))));
         self.metrics.kube_proxy.lacking(self.vitals().families(), lacking);
     }
 

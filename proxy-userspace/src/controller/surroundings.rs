@@ -1,12 +1,15 @@
 //! The loop's share in what Services stand in: the node's addresses, ranges of addresses, pods that are left alone.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
 use anyhow::Result;
-use proxy_common::{address::Address, layout::node_address};
+use proxy_common::{
+    address::Address,
+    layout::{self, node_address},
+};
 use tracing::warn;
 
 use super::Controller;
@@ -82,6 +85,14 @@ impl Controller {
             self.datapath.leave_alone(left)?;
             self.surroundings.written_left = Some(left.clone());
         }
+        let Surroundings { written_addresses, written_left, .. } = &self.surroundings;
+        let tables = &self.status.metrics.tables;
+        tables.map(
+            "node_addresses",
+            written_addresses.as_ref().map_or(0, BTreeMap::len),
+            layout::NODE_ADDRESSES,
+        );
+        tables.map("left_cgroups", written_left.as_ref().map_or(0, BTreeSet::len), layout::LEFT_CGROUPS);
         Ok(())
     }
 

@@ -191,6 +191,12 @@ impl Planner {
         Capacity { frontends: self.frontends_in_map, services: self.ids.used(), backends: self.slots.used() }
     }
 
+    /// How many ranges of clients the map of admitted ones holds.
+    #[must_use]
+    pub fn admitted(&self) -> usize {
+        self.sources.len()
+    }
+
     /// What fits.
     #[must_use]
     pub fn capacity(&self) -> Capacity {

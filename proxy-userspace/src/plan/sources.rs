@@ -22,6 +22,11 @@ pub(super) struct Sources {
 }
 
 impl Sources {
+    /// How many ranges the map holds.
+    pub(super) fn len(&self) -> usize {
+        self.in_map
+    }
+
     /// The map holds one that has an owner.
     pub(super) fn found(&mut self) {
         self.in_map += 1;

@@ -126,6 +126,30 @@ fn metrics_answer_in_the_format_that_is_asked_for() -> Result<()> {
 }
 
 #[test]
+fn what_is_served_is_documented() -> Result<()> {
+    let mut stage = Stage::new(1)?;
+    stage.publish(&service("web", 1), "web", &[0])?;
+    stage.start_with(|setup| setup.among_pods())?;
+    stage.ask(&Target::tcp(at4(1)), 1)?;
+    stage.kubeshunt().get(HEALTHZ.port(), "/healthz")?;
+    wait::until_true("the hooks have been looked at", PATIENCE, || {
+        Ok(stage.kubeshunt().metric("kubeshunt_hooks_effective")? > 0.5)
+    })?;
+    let (_, text) = stage.kubeshunt().get(METRICS.port(), "/metrics")?;
+    let page = include_str!("../../../docs/metrics.md");
+    let served: Vec<_> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    assert!(served.len() > 30, "{text}");
+    for (name, kind) in served {
+        assert!(
+            page.contains(&format!("| `{name}` | {kind} |")),
+            "{name}, a {kind}, is not in docs/metrics.md"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn debugging_tools_find_what_kube_proxy_has() -> Result<()> {
     let stage = Stage::serving(1)?;
     let get = |method: &str, path: &str| stage.kubeshunt().http(METRICS, method, path);

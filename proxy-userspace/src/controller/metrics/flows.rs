@@ -68,7 +68,7 @@ impl FlowMetrics {
     }
 
     /// Takes over what a pass has found.
-    pub(crate) fn swept(&self, sweep: &FlowSweep, capacity: u32, ports: PortRanges, took: Duration) {
+    pub fn swept(&self, sweep: &FlowSweep, capacity: u32, ports: PortRanges, took: Duration) {
         let census = &sweep.census;
         for (protocol, stage, count) in census.kinds() {
             let labels = [("protocol", protocol), ("state", stage.name())];
@@ -81,5 +81,9 @@ impl FlowMetrics {
         self.sweep_duration.set(took.as_secs_f64());
         self.map_entries.get_or_create(&[("map", "flows")]).set(i64::from(census.flows));
         self.map_capacity.get_or_create(&[("map", "flows")]).set(i64::from(capacity));
+        // One for the client's packets, and one for answers to another name than the client's.
+        let arrivals = i64::from(census.flows) + i64::from(census.masqueraded);
+        self.map_entries.get_or_create(&[("map", "arrivals")]).set(arrivals);
+        self.map_capacity.get_or_create(&[("map", "arrivals")]).set(2 * i64::from(capacity));
     }
 }

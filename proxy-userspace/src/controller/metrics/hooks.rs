@@ -55,7 +55,8 @@ impl Attachments {
         Self { effective, checks, selftests, repaired, devices, devices_failing }
     }
 
-    pub(crate) fn effective(&self, hooks: &Hooks) {
+    /// The socket hooks have been looked at.
+    pub fn effective(&self, hooks: &Hooks) {
         let (is, result) = match hooks {
             Hooks::NotYet => return,
             Hooks::Effective => (1, "effective"),
@@ -65,19 +66,23 @@ impl Attachments {
         self.checks.get_or_create(&[("result", result)]).inc();
     }
 
-    pub(crate) fn tested(&self, result: &'static str) {
+    /// A connection of our own has tried them.
+    pub fn tested(&self, result: &'static str) {
         self.selftests.get_or_create(&[("result", result)]).inc();
     }
 
-    pub(crate) fn repaired(&self, what: &'static str, count: usize) {
+    /// What had lost its programs has got them again.
+    pub fn repaired(&self, what: &'static str, count: usize) {
         self.repaired.get_or_create(&[("what", what)]).inc_by(count as u64);
     }
 
-    pub(crate) fn devices(&self, side: &'static str, count: usize) {
+    /// How many devices on a side have programs.
+    pub fn devices(&self, side: &'static str, count: usize) {
         self.devices.get_or_create(&[("side", side)]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    pub(crate) fn devices_failing(&self, count: usize) {
+    /// How many should have and have not.
+    pub fn devices_failing(&self, count: usize) {
         self.devices_failing.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }

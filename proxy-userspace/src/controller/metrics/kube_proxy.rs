@@ -192,7 +192,8 @@ impl KubeProxy {
         }
     }
 
-    pub(crate) fn queued(&self, families: &[model::Family], pending: &Pending) {
+    /// Something is to be brought into the maps.
+    pub fn queued(&self, families: &[model::Family], pending: &Pending) {
         for family in families {
             self.last_queued.get_or_create(&by(*family)).set(now());
         }
@@ -201,7 +202,7 @@ impl KubeProxy {
     }
 
     /// All that was pending is in the maps.
-    pub(crate) fn applied(&self, pending: &Pending) {
+    pub fn applied(&self, pending: &Pending) {
         self.endpoint_changes.inc_by(pending.slice_events);
         self.service_changes.inc_by(pending.service_events);
         self.endpoint_changes_pending.set(0);
@@ -219,7 +220,8 @@ impl KubeProxy {
         }
     }
 
-    pub(crate) fn synced(&self, families: &[model::Family], sync: &Synced) {
+    /// A sync has ended, in whichever way.
+    pub fn synced(&self, families: &[model::Family], sync: &Synced) {
         let took = sync.took.as_secs_f64();
         for family in families.iter().copied().map(by) {
             self.sync.get_or_create(&family).observe(took);
@@ -231,7 +233,8 @@ impl KubeProxy {
         }
     }
 
-    pub(crate) fn lacking(&self, families: &[model::Family], lacking: &Lacking) {
+    /// Which service ports lack a local endpoint.
+    pub fn lacking(&self, families: &[model::Family], lacking: &Lacking) {
         for family in families {
             for (policy, traffic_policy) in [(Policy::Internal, "internal"), (Policy::External, "external")] {
                 let labels = ByPolicy { traffic_policy, ip_family: Labelled(*family) };
@@ -242,12 +245,7 @@ impl KubeProxy {
     }
 
     /// A look for UDP flows to endpoints that serve no more has ended.
-    pub(crate) fn reconciled(
-        &self,
-        families: &[model::Family],
-        took: Duration,
-        removed: &[(model::Family, u64)],
-    ) {
+    pub fn reconciled(&self, families: &[model::Family], took: Duration, removed: &[(model::Family, u64)]) {
         for family in families {
             self.reconciled.get_or_create(&by(*family)).observe(took.as_secs_f64());
         }

@@ -54,7 +54,7 @@ impl Metrics {
     }
 
     /// We have made a connection of our own, which the programs have counted for this id: it is not to be seen.
-    pub(crate) fn tried_out(&self, id: u32) {
+    pub fn tried_out(&self, id: u32) {
         self.services.forgive(id);
         self.tables.forgive_one();
     }

@@ -14,55 +14,58 @@ use proxy_common::layout::Fate;
 
 use crate::{
     cluster::{Cluster, model::ServiceName},
-    datapath::counters::FateCounts,
-    plan::{
-        Planner,
-        accounts::{Accounts, Tally},
-    },
+    plan::accounts::{Accounts, Tally},
 };
 
 /// Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Services(Arc<Mutex<Book>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Book {
     accounts: Accounts,
-    counts: Option<FateCounts>,
+    /// What has been counted under an id.
+    counted: Option<Box<dyn Fn(u32) -> Tally + Send>>,
+}
+
+impl fmt::Debug for Book {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.accounts.fmt(f)
+    }
 }
 
 impl Book {
     /// The accounts, and what has been counted.
     fn open(&mut self) -> (&mut Accounts, impl Fn(u32) -> Tally + use<'_>) {
-        let counts = &self.counts;
-        (&mut self.accounts, move |id| counts.as_ref().map(|counts| counts.of(id)).unwrap_or_default())
+        let counted = &self.counted;
+        (&mut self.accounts, move |id| counted.as_ref().map(|counted| counted(id)).unwrap_or_default())
     }
 }
 
 impl Services {
-    /// Begins to count, for that many Services by themselves.
-    pub fn begin(&self, counts: FateCounts, most: usize) {
-        *self.book() = Book { accounts: Accounts::new(most), counts: Some(counts) };
+    /// Begins to count, for that many Services by themselves. `counted` says what was counted under an id by now.
+    pub fn begin(&self, most: usize, counted: impl Fn(u32) -> Tally + Send + 'static) {
+        *self.book() = Book { accounts: Accounts::new(most), counted: Some(Box::new(counted)) };
     }
 
-    /// These Services have been planned.
-    pub(crate) fn planned(&self, planner: &Planner, services: &[ServiceName]) {
+    /// These Services have these ids.
+    pub fn assign<'a>(&self, ids: impl IntoIterator<Item = (&'a ServiceName, &'a [u32])>) {
         let mut book = self.book();
         let (accounts, counted) = book.open();
-        for service in services {
-            accounts.assign(service, planner.ids(service), &counted);
+        for (service, ids) in ids {
+            accounts.assign(service, ids, &counted);
         }
     }
 
     /// Forgets Services that are gone, after a plan of everything.
-    pub(crate) fn retain(&self, cluster: &Cluster) {
+    pub fn retain(&self, cluster: &Cluster) {
         let mut book = self.book();
         let (accounts, counted) = book.open();
         accounts.retain(|service| cluster.service(service).is_some(), counted);
     }
 
     /// Does not count a connection that we have just made ourselves.
-    pub(crate) fn forgive(&self, id: u32) {
+    pub fn forgive(&self, id: u32) {
         self.book().accounts.forgive(id, Fate::Connected);
     }
 

@@ -57,8 +57,16 @@ impl Tables {
         registry.register("endpoints", "Endpoints known", endpoints.clone());
         let map_entries = Family::default();
         registry.register("map_entries", "Entries of a map in use", map_entries.clone());
-        let map_capacity = Family::default();
+        let map_capacity = Family::<Labels, Gauge>::default();
         registry.register("map_capacity", "Entries a map has room for", map_capacity.clone());
+        // Who has not come for longest makes room in these, so that they are full for most of the time.
+        for (map, fits) in [
+            ("affinity", layout::AFFINITY_ROWS),
+            ("senders", layout::SENDER_ROWS),
+            ("fragments", layout::FRAGMENTED),
+        ] {
+            map_capacity.get_or_create(&[("map", map)]).set(i64::from(fits));
+        }
         let decisions = Family::default();
         registry.register(
             "decisions",
@@ -91,15 +99,18 @@ impl Tables {
         self.own_connections.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn rejected(&self) {
+    /// Something was not taken over.
+    pub fn rejected(&self) {
         self.rejects.inc();
     }
 
-    pub(crate) fn failed(&self) {
+    /// A map write has failed.
+    pub fn failed(&self) {
         self.sync_failures.inc();
     }
 
-    pub(crate) fn synced(&self, planner: &Planner, counts: Counts, operations: usize, took: Duration) {
+    /// A sync has worked.
+    pub fn synced(&self, planner: &Planner, counts: Counts, operations: usize, took: Duration) {
         self.sync_duration.observe(took.as_secs_f64());
         self.sync_operations.inc_by(operations as u64);
         if operations > 0 {
@@ -114,19 +125,20 @@ impl Tables {
             ("services", usage.services, capacity.services),
             ("backends", usage.backends, capacity.backends),
         ] {
-            self.map(map, Some(used), fits);
+            self.map(map, used as usize, fits);
         }
+        self.map("sources", planner.admitted(), layout::SOURCES);
     }
 
-    /// How full a map is, where that is known, and how much fits.
-    pub(crate) fn map(&self, name: &'static str, used: Option<u32>, fits: u32) {
-        if let Some(used) = used {
-            self.map_entries.get_or_create(&[("map", name)]).set(i64::from(used));
-        }
+    /// How full a map is, and how much fits.
+    pub fn map(&self, name: &'static str, used: usize, fits: u32) {
+        let used = i64::try_from(used).unwrap_or(i64::MAX);
+        self.map_entries.get_or_create(&[("map", name)]).set(used);
         self.map_capacity.get_or_create(&[("map", name)]).set(i64::from(fits));
     }
 
-    pub(crate) fn aborted(&self, protocol: &'static str, sockets: u64) {
+    /// Sockets were woken.
+    pub fn aborted(&self, protocol: &'static str, sockets: u64) {
         self.aborted.get_or_create(&[("protocol", protocol)]).inc_by(sockets);
     }
 

@@ -146,6 +146,12 @@ impl Devices {
         self.known.values().flatten().filter(|device| device.side == side && !device.is_covered).count()
     }
 
+    /// How many devices the map speaks of.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.known.len()
+    }
+
     /// How programs are attached.
     #[must_use]
     pub fn hook(&self) -> Hook {
