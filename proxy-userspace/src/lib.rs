@@ -10,6 +10,8 @@
 
 pub mod settings;
 
+pub mod configuration;
+
 pub mod source;
 
 pub mod cluster;

@@ -12,6 +12,7 @@ use crate::workspace;
 
 /// The pure stages of the controller, in the order of the pipeline: folders, or files, of its `src`.
 const PURE: &[&str] = &[
+    "configuration",
     "cluster",
     "policy",
     "tables",

@@ -12,14 +12,15 @@ use crate::cluster::reject::Problem;
 /// Bits in front of the IPv4 address in an IPv4-mapped one.
 const MAPPING: u8 = 96;
 
+/// Parses any address: leading zeros are decimal, IPv4-mapped IPv6 is IPv4.
+pub(crate) fn lenient(text: &str) -> Option<IpAddr> {
+    let address = text.parse().ok().or_else(|| zero_padded(text))?;
+    Some(address.to_canonical())
+}
+
 /// Parses the address of one host: leading zeros are decimal, IPv4-mapped IPv6 is IPv4.
 pub(super) fn host(text: &str) -> Result<IpAddr, Problem> {
-    let address = text
-        .parse::<IpAddr>()
-        .ok()
-        .map(|address| address.to_canonical())
-        .or_else(|| zero_padded(text).map(|address| address.to_canonical()))
-        .ok_or_else(|| Problem::InvalidAddress(text.to_owned()))?;
+    let address = lenient(text).ok_or_else(|| Problem::InvalidAddress(text.to_owned()))?;
     // An unspecified frontend would match every address; a multicast or broadcast one names no single host.
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     if address.is_unspecified() || address.is_multicast() || broadcast {
@@ -37,7 +38,7 @@ pub(super) fn frontend(text: &str) -> Result<IpAddr, Problem> {
 
 /// Parses a range of addresses; bits behind the prefix and spaces around it do not matter. One of IPv4-mapped addresses is
 /// one of IPv4; one that holds these among others is none.
-pub(super) fn range(text: &str) -> Result<IpNet, Problem> {
+pub(crate) fn range(text: &str) -> Result<IpNet, Problem> {
     let parse = || {
         let (address, length) = text.trim().split_once('/')?;
         let address: IpAddr = address.parse().ok().or_else(|| zero_padded(address))?;

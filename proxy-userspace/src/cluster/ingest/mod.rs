@@ -6,7 +6,7 @@
 //! is clamped or guessed silently. Where kube-proxy has a rule, it is the same rule; the server-side filters of
 //! its watches are repeated here because manifests come without a server.
 
-mod address;
+pub(crate) mod address;
 mod node;
 mod pod;
 mod service;
