@@ -1,29 +1,37 @@
-//! The binary `kubeshunt`.
+//! The binary `kubeshunt`. Under the name `kube-proxy` it is `kubeshunt run`.
 //!
-//! Exit codes: 0 done; 1 failed, with the reason on standard error; 2 the command line makes no sense.
+//! What it ends with is [`proxy_userspace::settings::EXIT_CODES`].
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use anyhow::Result;
 use proxy_userspace::{
-    commands,
-    settings::{Command, CommandLine},
+    commands::{self, exit},
+    settings::{Command, Line, Settings},
 };
 
 fn main() -> ExitCode {
-    let result = match CommandLine::parse().command {
-        Command::Run(args) => commands::run::run(&args).map(|()| true),
-        Command::Services(args) => commands::services::run(&args).map(|()| true),
-        Command::Flows(args) => commands::flows::run(&args).map(|()| true),
-        Command::Check(args) => commands::check::run(&args),
-        Command::Cleanup(args) => commands::cleanup::run(&args).map(|()| true),
-    };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    let line = Line::of(std::env::args_os());
+    match run(&line) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("kubeshunt: {error:#}");
-            ExitCode::FAILURE
+            exit::code(&error)
         }
     }
+}
+
+fn run(line: &Line) -> Result<ExitCode> {
+    let (command, said) = line.parse().unwrap_or_else(|error| error.exit());
+    match command {
+        Command::Run(run) => commands::run::run(&Settings::load(line, *run, &said)?)?,
+        Command::Services(args) => commands::services::run(&args)?,
+        Command::Flows(args) => commands::flows::run(&args)?,
+        Command::Check(args) if !commands::check::run(&args)? => return Ok(ExitCode::FAILURE),
+        Command::Check(_) => {}
+        Command::Cleanup(args) => commands::cleanup::run(&args)?,
+        Command::Completion(args) => commands::completion::run(args)?,
+        Command::Man(args) => commands::man::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

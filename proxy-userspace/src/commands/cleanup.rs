@@ -1,6 +1,8 @@
 //! `kubeshunt cleanup`: detaches the programs and removes the pins; or removes what kube-proxy has left. Connections
 //! that sockets have made go on: they were translated when they began.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
 
 use super::{render, table};
@@ -19,7 +21,15 @@ pub fn run(args: &Cleanup) -> Result<()> {
     if args.leftovers.kube_proxy {
         return kube_proxy(args.leftovers);
     }
-    let pins = Pins::new(&args.bpffs_root);
+    pins(&args.bpffs_root)
+}
+
+/// Removes everything below the bpffs root, and our filters from the devices of this network namespace.
+///
+/// # Errors
+/// When a kubeshunt is at work there, or something cannot be removed.
+pub fn pins(bpffs_root: &Path) -> Result<()> {
+    let pins = Pins::new(bpffs_root);
     let exists = pins.root().exists();
     let _lock = if exists { Some(pins.lock()?) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

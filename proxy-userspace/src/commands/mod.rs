@@ -2,7 +2,12 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod completion;
+mod configuration_file;
+pub mod exit;
 pub mod flows;
+pub mod man;
+mod prepare;
 pub mod run;
 pub mod services;
 

@@ -1,6 +1,6 @@
 //! `kubeshunt run`: puts source, controller and servers together.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use proxy_common::layout::Counter;
@@ -10,7 +10,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::{cleanup, configuration_file, prepare};
 use crate::{
+    configuration::document,
     controller::{self, Chosen, Controller, Hears, status::Status, sweep},
     datapath::{
         counters::Counters,
@@ -18,9 +20,9 @@ use crate::{
         pins::Pins,
     },
     host, serve,
-    settings::{self, LogFormat, Run, Switch},
+    settings::{LogFormat, Settings, Switch},
     source::{
-        kubernetes::{AccessSettings, Kubernetes, requests::Requests},
+        kubernetes::{Kubernetes, requests::Requests},
         manifests::Manifests,
     },
     tables::checks::Checks,
@@ -33,8 +35,21 @@ const QUEUE: usize = 8192;
 ///
 /// # Errors
 /// When the datapath cannot be set up, or the source gives up.
-pub fn run(args: &Run) -> Result<()> {
+pub fn run(args: &Settings) -> Result<()> {
+    let process = &args.own.kube_proxy.process;
+    if let Some(file) = &process.write_config_to {
+        return write_configuration(args, file);
+    }
+    if process.cleanup {
+        return cleanup::pins(&args.own.place.bpffs_root);
+    }
     logging(args)?;
+    for remark in &args.remarks {
+        warn!("{remark}");
+    }
+    if process.init_only {
+        return prepare::only(args);
+    }
     // Under whatever name it was started: nobody is to take it for a kube-proxy.
     nix::sys::prctl::set_name(c"kubeshunt").context("cannot name this process")?;
     // One thread is enough for the control path; blocking calls get their own.
@@ -48,10 +63,12 @@ pub fn run(args: &Run) -> Result<()> {
     result
 }
 
-async fn serve_until_stopped(args: &Run) -> Result<()> {
+async fn serve_until_stopped(args: &Settings) -> Result<()> {
+    let own = &args.own;
     let node = args.node_name()?;
+    prepare::bpffs_at_its_usual_place(&own.place.bpffs_root);
     let settings = args.datapath()?;
-    let (node_ports, by_packets) = (args.node_ports()?, args.packets.by_packets()?);
+    let (node_ports, by_packets) = (args.node_ports()?, own.packets.by_packets()?);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         node,
@@ -60,47 +77,45 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
         "starting"
     );
     host::capabilities::announce();
-    if let Some(folder) = &args.manifests {
-        Manifests::new(folder).check()?;
-    }
     let requests = Requests::default();
+    let cluster = Kubernetes::new(args.access(requests.clone()), &node);
+    match &own.manifests {
+        Some(folder) => Manifests::new(folder).check()?,
+        None => cluster.check().await?,
+    }
     let status = Arc::new(Status::new(args.expectations(), &requests));
     let addresses = host::addresses::follow().await?;
-    let devices = match args.packets.packet_path {
-        Switch::On => Some(host::devices::follow(args.packets.choice()).await?),
+    let devices = match own.packets.packet_path {
+        Switch::On => Some(host::devices::follow(args.devices()?).await?),
         Switch::Off => None,
     };
     let pins = Pins::new(&settings.bpffs_root);
-    let judge = Judge { timeouts: args.flows.timeouts(), ports: settings.packets.ports };
+    let judge = Judge { timeouts: args.timeouts(), ports: settings.packets.ports };
     let (serves, served) = std::sync::mpsc::channel();
     let (asks, checks) = watch::channel(Checks::new());
     let (leaves, left) = watch::channel(None);
     let (backs, backing) = std::sync::mpsc::channel();
-    let with_tcp = args.sockets.reset_connections_to_removed_endpoints;
+    let with_tcp = own.sockets.reset_connections_to_removed_endpoints;
     let hears =
         Hears { served: serves, backing: backs, backing_of_tcp: with_tcp, checks: asks, left: leaves };
     let cgroup_root = settings.cgroup_root.clone();
     let chosen = Chosen { node_ports, by_packets, serves_external_ips: args.serves_external_ips() };
     let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, chosen)?;
+    // Under the lock that the controller holds: a second instance changes nothing at all.
+    if own.manifests.is_none() {
+        prepare::node(&args.configuration);
+    }
     let left = host::cgroups::follow(cgroup_root, left);
     let counters = controller.datapath().counters()?;
     let fates = controller.datapath().fates()?;
-    status.metrics.services.begin(args.metrics.service_metrics, move |id| fates.of(id));
+    status.metrics.services.begin(own.metrics.service_metrics, move |id| fates.of(id));
     let flows = FlowMaps::open(&pins)?;
     let sockets = controller.datapath().sockets(with_tcp);
     let (sender, changes) = mpsc::channel(QUEUE);
     let source = async {
-        match &args.manifests {
+        match &own.manifests {
             Some(folder) => Manifests::new(folder).run(sender).await,
-            None => {
-                let access = AccessSettings {
-                    kubeconfig: args.kubeconfig.clone(),
-                    master: args.master.clone(),
-                    requests,
-                };
-                let source = Kubernetes::new(access, &node);
-                source.following_pods(!args.packets.pods_by_packets.is_empty()).run(sender).await
-            }
+            None => cluster.following_pods(!own.packets.pods_by_packets.is_empty()).run(sender).await,
         }
     };
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
@@ -108,34 +123,15 @@ async fn serve_until_stopped(args: &Run) -> Result<()> {
     tokio::select! {
         result = source => result.context("the source of Services ended"),
         result = controller.run(changes, addresses, devices, left) => result,
-        result = serve::run(serving(args), Arc::clone(&status)) => result,
+        result = serve::run(args.serving()?, Arc::clone(&status)) => result,
         result = serve::balancers::run(checks, Arc::clone(&status)) => result,
         result = sweep::run(flows, judge, Arc::clone(&status), served) => result,
         result = controller::sockets::run(sockets, Arc::clone(&status), backing) => result,
-        result = host::leftovers::attend(args.leftovers.kube_proxy_leftovers, || status.health().is_serving) => result,
+        result = host::leftovers::attend(own.leftovers.kube_proxy_leftovers, || status.health().is_serving) => result,
+        result = configuration_file::until_it_changes(args) => result,
         () = follow(&counters, &status) => Ok(()),
         _ = interrupt.recv() => stopped("SIGINT"),
         _ = terminate.recv() => stopped("SIGTERM"),
-    }
-}
-
-/// What the HTTP servers tell, with kube-proxy's defaults.
-fn serving(args: &Run) -> serve::Settings {
-    let mode = "iptables".to_owned();
-    let configz = serde_json::json!({
-        "kind": "KubeProxyConfiguration",
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "healthzBindAddress": args.healthz_bind_address.to_string(),
-        "metricsBindAddress": args.metrics_bind_address.to_string(),
-        "mode": mode,
-    });
-    serve::Settings {
-        health: Some(args.healthz_bind_address),
-        metrics: args.metrics_bind_address,
-        hard_fail: false,
-        mode,
-        configz,
-        flags: settings::flags(std::env::args_os()),
     }
 }
 
@@ -162,12 +158,19 @@ async fn follow(counters: &Counters, status: &Status) {
     }
 }
 
-fn logging(args: &Run) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
-        .with_context(|| format!("--log {:?} is no filter", args.log))?;
+fn write_configuration(args: &Settings, file: &Path) -> Result<()> {
+    let text = document::write(&args.as_written())?;
+    std::fs::write(file, text)
+        .with_context(|| format!("cannot write the configuration to {}", file.display()))
+}
+
+fn logging(args: &Settings) -> Result<()> {
+    let filter = args.log_filter();
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
+        .with_context(|| format!("--log {filter:?} is no filter"))?;
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let installed = match args.log_format {
+    let installed = match args.log_format() {
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };

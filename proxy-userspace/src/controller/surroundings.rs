@@ -27,7 +27,7 @@ use crate::{
 /// What the user has chosen, of what depends on objects.
 pub struct Chosen {
     /// Where NodePorts answer.
-    pub node_ports: node_ports::Choice,
+    pub node_ports: node_ports::Rule,
     /// Whether Services answer at their external IPs.
     pub serves_external_ips: bool,
     /// Which pods' sockets are to be left alone.
@@ -97,11 +97,11 @@ impl Controller {
     }
 
     fn settle_node_addresses(&mut self) -> Result<()> {
-        let choice = &self.chosen.node_ports;
-        if *choice == node_ports::Choice::Primary && !self.cluster.is_node_known() {
+        let rule = &self.chosen.node_ports;
+        if rule.choice == node_ports::Choice::Primary && !self.cluster.is_node_known() {
             return Ok(());
         }
-        let wanted = node_ports::addresses(&self.surroundings.own, choice, self.cluster.node());
+        let wanted = rule.addresses(&self.surroundings.own, self.cluster.node());
         if self.surroundings.written_addresses.as_ref() == Some(&wanted) {
             return Ok(());
         }

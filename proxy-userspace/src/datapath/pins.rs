@@ -32,6 +32,14 @@ pub struct Pins {
     root: PathBuf,
 }
 
+/// Another process has the lock.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "another kubeshunt works on {}: stop it, or give this one folders of its own with --bpffs-root and --cgroup-root",
+    .0.display()
+)]
+pub struct Taken(PathBuf);
+
 /// Keeps other processes from writing to the same maps, for as long as it lives. The kernel drops it with the
 /// process.
 pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
@@ -115,11 +123,7 @@ impl Pins {
             File::open(&self.root).with_context(|| format!("cannot open {}", self.root.display()))?;
         match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Lock(lock)),
-            Err((_, Errno::EAGAIN)) => bail!(
-                "another kubeshunt works on {}: stop it, or give this one folders of its own with --bpffs-root and \
-                 --cgroup-root",
-                self.root.display()
-            ),
+            Err((_, Errno::EAGAIN)) => Err(Taken(self.root.clone()).into()),
             Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock {}", self.root.display())),
         }
     }

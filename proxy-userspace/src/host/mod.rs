@@ -11,6 +11,7 @@
 pub mod addresses;
 pub mod capabilities;
 pub mod cgroups;
+pub mod conntrack;
 pub mod devices;
 pub mod leftovers;
 

@@ -48,6 +48,16 @@ pub struct Settings {
     pub flags: Vec<(String, String)>,
 }
 
+/// An address cannot be had, and that is to be fatal.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve {what} on {address}: {error}; name another address, or end who has this one")]
+pub struct Taken {
+    what: String,
+    address: SocketAddr,
+    #[source]
+    error: io::Error,
+}
+
 /// Serves health and metrics.
 ///
 /// # Errors
@@ -78,11 +88,7 @@ async fn bind(address: SocketAddr, hard_fail: bool, what: &str) -> Result<TcpLis
     loop {
         match listen(address) {
             Ok(listener) => return Ok(listener),
-            Err(error) if hard_fail => {
-                return Err(error).with_context(|| {
-                    format!("cannot serve {what} on {address}; name another address, or end who has this one")
-                });
-            }
+            Err(error) if hard_fail => return Err(Taken { what: what.to_owned(), address, error }.into()),
             Err(error) => {
                 if !told {
                     warn!("cannot serve {what} on {address}: {error}; trying again every {AGAIN:?}");

@@ -89,6 +89,37 @@ impl Choice {
     }
 }
 
+/// Where NodePorts answer, all told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// `nodePortAddresses`.
+    pub choice: Choice,
+    /// The node's primary address of its family, whatever its object says: `bindAddress`.
+    pub primary: Option<IpAddr>,
+    /// Whether they answer on loopback, if chosen: `iptables.localhostNodePorts`.
+    pub on_loopback: bool,
+}
+
+impl Rule {
+    /// What each of the node's `own` addresses, which loopback is not among, is to it.
+    #[must_use]
+    pub fn addresses<'a>(
+        &self,
+        own: impl IntoIterator<Item = &'a Address>,
+        node: &NodeInfo,
+    ) -> NodeAddresses {
+        let mut node = node.clone();
+        node.addresses.splice(..0, self.primary);
+        let mut addresses = addresses(own, &self.choice, &node);
+        if !self.on_loopback {
+            for loopback in [Address::LOOPBACK_V4, Address::LOOPBACK_V6] {
+                addresses.remove(&loopback);
+            }
+        }
+        addresses
+    }
+}
+
 /// What each of the node's `own` addresses, which loopback is not among, is to it.
 #[must_use]
 pub fn addresses<'a>(
@@ -164,6 +195,21 @@ mod tests {
         let v6 = ["::1", "2001:db8::1", "fd00::1"];
         let single = node(&["10.0.0.1"]);
         assert_eq!(answers(&["primary"], &single), [&["10.0.0.1"], &v6[..]].concat());
+    }
+
+    #[test]
+    fn the_rule_knows_another_primary_address_and_whether_loopback_counts() {
+        let own = OWN.map(|text| Address::from(text.parse::<IpAddr>().expect("an address")));
+        let node = node(&["192.168.0.1", "2001:db8::1"]);
+        let answering = |rule: &Rule| -> Vec<String> {
+            let all = rule.addresses(&own, &node);
+            let chosen = all.iter().filter(|(_, is)| **is & node_address::NODE_PORTS != 0);
+            chosen.map(|(address, _)| address.to_ip().to_string()).collect()
+        };
+        let primary = Rule { choice: Choice::Primary, primary: "10.0.0.1".parse().ok(), on_loopback: true };
+        assert_eq!(answering(&primary), ["10.0.0.1", "2001:db8::1"], "the other family is the Node's");
+        let everywhere = Rule { choice: Choice::All, primary: None, on_loopback: false };
+        assert_eq!(answering(&everywhere).len(), OWN.len());
     }
 
     #[test]

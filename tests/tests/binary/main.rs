@@ -3,6 +3,7 @@
 mod balancers;
 mod budgets;
 mod commands;
+mod configuration;
 mod flows;
 mod hooks;
 mod life;

@@ -58,6 +58,14 @@ impl Kubernetes {
         Self { follows_pods, ..self }
     }
 
+    /// Whether a client can be made of the settings, with no word to the server.
+    ///
+    /// # Errors
+    /// When the kubeconfig, or what it names, cannot be used.
+    pub async fn check(&self) -> Result<(), SourceError> {
+        Ok(Access::new(self.access.clone()).await.map(drop)?)
+    }
+
     /// Sends the lists, then what changes, until nobody reads any more.
     ///
     /// # Errors

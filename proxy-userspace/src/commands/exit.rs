@@ -1,0 +1,37 @@
+//! What the program ends with when it failed.
+
+use std::process::ExitCode;
+
+use crate::{datapath::pins, serve, settings::Mistake, source::kubernetes::AccessError};
+
+/// The number for an error: [`crate::settings::EXIT_CODES`].
+#[must_use]
+pub fn code(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(number(error))
+}
+
+fn number(error: &anyhow::Error) -> u8 {
+    let is_mistake = error.is::<Mistake>() || error.chain().any(|cause| cause.is::<AccessError>());
+    match () {
+        () if is_mistake => 2,
+        () if error.is::<pins::Taken>() => 3,
+        () if error.is::<serve::Taken>() => 4,
+        () => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+    use crate::source::SourceError;
+
+    #[test]
+    fn causes_have_numbers() {
+        assert_eq!(number(&anyhow!("the disk is full")), 1);
+        let access = AccessError::Token { path: "t".into(), reason: "it is empty".to_owned() };
+        let source: Result<(), SourceError> = Err(access.into());
+        assert_eq!(number(&source.context("the source of Services ended").unwrap_err()), 2);
+    }
+}
