@@ -151,6 +151,7 @@ fn what_cannot_be_meant_is_said_with_its_field() {
         ("iptables: {syncPeriod: -1s}", "iptables.syncPeriod: \"-1s\" must be greater than 0"),
         ("mode: ipvs\nipvs: {udpTimeout: -1s}", "ipvs.udpTimeout"),
         ("mode: ipvs\nipvs: {excludeCIDRs: [x]}", "ipvs.excludeCIDRs[0]: \"x\""),
+        ("hostnameOverride: '  '", "hostnameOverride: \"  \" must not be blank"),
         ("bindAddress: here", "bindAddress: \"here\" must be an IP address"),
         ("healthzBindAddress: 'localhost:10256'", "healthzBindAddress"),
         ("metricsBindAddress: '127.0.0.1:0'", "metricsBindAddress"),

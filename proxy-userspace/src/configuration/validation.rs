@@ -151,6 +151,13 @@ impl KubeProxyConfiguration {
     }
 
     fn addresses_fit(&self, found: &mut Found) {
+        let name = &self.hostname_override;
+        found.unless(
+            name.is_empty() || !name.trim().is_empty(),
+            "hostnameOverride",
+            name,
+            "must not be blank",
+        );
         let bind = &self.bind_address;
         found.unless(sloppy_ip(bind).is_some(), "bindAddress", bind, "must be an IP address");
         for (field, address, may_be_empty) in [

@@ -128,6 +128,10 @@ impl Settings {
         self.node_ports().map_err(mistake)?;
         self.own.packets.by_packets().map_err(mistake)?;
         packets::pods(&self.configuration).map_err(mistake)?;
+        let filter = self.log_filter();
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&filter) {
+            return Err(Mistake(format!("--log {filter:?} is no filter: {error}")));
+        }
         Ok(self)
     }
 

@@ -50,6 +50,9 @@ Exit codes:
 
 Whatever the code, Services that are served go on being served.";
 
+/// Heading of our own settings.
+const OURS: &str = "kubeshunt's own settings";
+
 /// Kubernetes Services by eBPF, beside any CNI, in place of kube-proxy.
 #[derive(Parser, Debug)]
 #[command(name = "kubeshunt", version, propagate_version = true, args_override_self = true, after_help = EXIT_CODES)]
@@ -85,6 +88,7 @@ pub enum Command {
 
 /// `kubeshunt run`
 #[derive(Args, Debug)]
+#[command(next_help_heading = OURS)]
 pub struct Run {
     /// Read Services, EndpointSlices and Nodes from the YAML and JSON files of this folder, and follow them
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]

@@ -184,8 +184,7 @@ fn called_kube_proxy(stage: &Stage) -> Result<PathBuf> {
 
 fn output(stage: &Stage, mut command: Command) -> Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let cgroup = stage.bed.cgroup().child("called")?;
-    process::spawn_in(stage.node.netns(), &cgroup, command)?
+    process::spawn_in(stage.node.netns(), stage.bed.outside().cgroup(), command)?
         .wait_with_output()
         .context("cannot wait for a child")
 }
@@ -235,7 +234,7 @@ fn cleanup_by_kube_proxys_flag_leaves_nothing() -> Result<()> {
 #[test]
 fn init_only_mounts_a_bpffs_sets_sysctls_and_ends() -> Result<()> {
     let stage = Stage::new(0)?;
-    let folder = stage.bed.folder().join("bpf");
+    let folder = stage.bed.folder().join("own-bpf");
     fs::create_dir(&folder)?;
     let mut command = Command::new(proxy::program()?);
     command.args([
