@@ -25,13 +25,12 @@ mod tests {
     use anyhow::{Context as _, anyhow};
 
     use super::*;
-    use crate::source::SourceError;
 
     #[test]
     fn causes_have_numbers() {
         assert_eq!(number(&anyhow!("the disk is full")), 1);
         let access = AccessError::Token { path: "t".into(), reason: "it is empty".to_owned() };
-        let source: Result<(), SourceError> = Err(access.into());
-        assert_eq!(number(&source.context("the source of Services ended").unwrap_err()), 2);
+        let source: Result<(), AccessError> = Err(access);
+        assert_eq!(number(&source.context("cannot set up access to the API server").unwrap_err()), 2);
     }
 }

@@ -10,6 +10,7 @@ pub mod man;
 mod prepare;
 pub mod run;
 pub mod services;
+mod source;
 
 use std::io::IsTerminal as _;
 

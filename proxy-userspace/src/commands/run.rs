@@ -10,7 +10,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{cleanup, configuration_file, prepare};
+use super::{cleanup, configuration_file, prepare, source};
 use crate::{
     configuration::document,
     controller::{self, Chosen, Controller, Hears, status::Status, sweep},
@@ -21,10 +21,7 @@ use crate::{
     },
     host, serve,
     settings::{LogFormat, Settings, Switch},
-    source::{
-        kubernetes::{Kubernetes, requests::Requests},
-        manifests::Manifests,
-    },
+    source::kubernetes::requests::Requests,
     tables::checks::Checks,
 };
 
@@ -78,18 +75,14 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
     );
     host::capabilities::announce();
     let requests = Requests::default();
-    let cluster = Kubernetes::new(args.access(requests.clone()), &node);
-    match &own.manifests {
-        Some(folder) => Manifests::new(folder).check()?,
-        None => cluster.check().await?,
-    }
+    let pins = Pins::new(&settings.bpffs_root);
+    let source = source::of(args, &node, &pins, &requests).await?;
     let status = Arc::new(Status::new(args.expectations(), &requests));
     let addresses = host::addresses::follow().await?;
     let devices = match own.packets.packet_path {
         Switch::On => Some(host::devices::follow(args.devices()?).await?),
         Switch::Off => None,
     };
-    let pins = Pins::new(&settings.bpffs_root);
     let judge = Judge { timeouts: args.timeouts(), ports: settings.packets.ports };
     let (serves, served) = std::sync::mpsc::channel();
     let (asks, checks) = watch::channel(Checks::new());
@@ -112,16 +105,10 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
     let flows = FlowMaps::open(&pins)?;
     let sockets = controller.datapath().sockets(with_tcp);
     let (sender, changes) = mpsc::channel(QUEUE);
-    let source = async {
-        match &own.manifests {
-            Some(folder) => Manifests::new(folder).run(sender).await,
-            None => cluster.following_pods(!own.packets.pods_by_packets.is_empty()).run(sender).await,
-        }
-    };
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     tokio::select! {
-        result = source => result.context("the source of Services ended"),
+        result = source.run(sender) => result.context("the source of Services ended"),
         result = controller.run(changes, addresses, devices, left) => result,
         result = serve::run(args.serving()?, Arc::clone(&status)) => result,
         result = serve::balancers::run(checks, Arc::clone(&status)) => result,

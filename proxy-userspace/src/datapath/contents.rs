@@ -1,14 +1,17 @@
 //! Reading everything back from pins, without being the process that writes: `kubeshunt services`.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, lpm_trie::LpmTrie},
+    maps::{HashMap, Map, MapData, MapError, lpm_trie::LpmTrie},
 };
 use proxy_common::{
-    address::Address,
+    address::{Address, Port},
     layout::{
         Backend, Frontend, FrontendKey, Service, Sets, Source, Traits, frontend_kind, map, node_address,
+        protocol, scope,
     },
 };
 
@@ -100,6 +103,33 @@ pub fn read(pins: &Pins) -> Result<Contents> {
     }
     contents.node_addresses.sort_unstable_by_key(|address| address.octets());
     Ok(contents)
+}
+
+/// Where the maps under `pins` lead connections to this address of a cluster IP: for whoever needs them before anything
+/// is known.
+///
+/// # Errors
+/// When nothing is pinned there, or it cannot be read.
+pub fn endpoints_of(pins: &Pins, to: SocketAddr) -> Result<Vec<SocketAddr>> {
+    let open = |name: &str| MapData::from_pin(pins.map(name)).with_context(|| format!("no map {name}"));
+    let frontends: HashMap<_, FrontendKey, Frontend> =
+        HashMap::try_from(Map::HashMap(open(map::FRONTENDS)?))?;
+    let services = MappedArray::new(&open(map::SERVICES)?, map::SERVICES)?;
+    let backends = MappedArray::new(&open(map::BACKENDS)?, map::BACKENDS)?;
+    let key = FrontendKey {
+        address: Address::from(to.ip()),
+        port: Port::new(to.port()),
+        protocol: protocol::TCP,
+        scope: scope::VIP,
+    };
+    let frontend = match frontends.get(&key, 0) {
+        Ok(frontend) => frontend,
+        Err(MapError::KeyNotFound) => return Ok(Vec::new()),
+        Err(error) => return Err(error).context("reading the frontends map"),
+    };
+    let entry = resolve(key, frontend, &services, &backends, &[]);
+    let address = |backend: &Backend| SocketAddr::new(backend.address.to_ip(), backend.port.number());
+    Ok(entry.iter().flat_map(|entry| &entry.cluster).map(address).collect())
 }
 
 fn resolve(

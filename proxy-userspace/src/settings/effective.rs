@@ -227,14 +227,15 @@ impl Settings {
         Ok(name)
     }
 
-    /// How the API server is found.
+    /// How the API servers are found, as far as the user has said it.
     #[must_use]
     pub fn access(&self, requests: Requests) -> AccessSettings {
         let kubeconfig = &self.configuration.client_connection.kubeconfig;
         AccessSettings {
             kubeconfig: Some(PathBuf::from(kubeconfig)).filter(|_| !kubeconfig.is_empty()),
-            master: self.own.kube_proxy.process.master.clone().filter(|url| !url.is_empty()),
+            servers: self.own.api.servers(self.own.kube_proxy.process.master.as_deref()),
             requests,
+            ..AccessSettings::default()
         }
     }
 

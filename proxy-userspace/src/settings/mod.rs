@@ -7,6 +7,7 @@
 //!                  └► stanza `kubeshunt` ─► arguments, in front of ours
 //! ```
 
+pub mod api;
 pub mod effective;
 mod flows;
 pub mod kube_proxy;
@@ -25,6 +26,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+pub use api::Api;
 use clap::{Args, Parser, Subcommand};
 pub use effective::{Mistake, Settings};
 pub use flows::Flows;
@@ -93,6 +95,9 @@ pub struct Run {
     /// Read Services, EndpointSlices and Nodes from the YAML and JSON files of this folder, and follow them
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]
     pub manifests: Option<PathBuf>,
+    /// Which API servers
+    #[command(flatten)]
+    pub api: Api,
     /// How much the maps are to hold
     #[command(flatten)]
     pub room: Room,

@@ -111,7 +111,7 @@ fn the_file_takes_the_place_of_flags_and_says_so() {
     let both = with_file("mode: nftables\nlogging: {verbosity: 1}\n", &line).unwrap();
     assert_eq!(both.configuration.mode, "nftables");
     let access = both.access(Requests::default());
-    assert_eq!((access.kubeconfig, access.master), (None, Some("https://a".to_owned())));
+    assert_eq!((access.kubeconfig, access.servers), (None, vec!["https://a".to_owned()]));
     assert_eq!(both.log_filter(), "trace", "flags of the log count all the same");
     let said = ["--config takes the place of these flags: --kubeconfig, --proxy-mode, --masquerade-all"];
     assert_eq!(both.remarks, said);

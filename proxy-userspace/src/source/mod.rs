@@ -16,7 +16,34 @@ use std::path::PathBuf;
 
 use tokio::sync::mpsc::Sender;
 
+use self::kubernetes::Kubernetes;
+use self::manifests::Manifests;
 use crate::cluster::change::Change;
+
+/// One of the sources.
+#[derive(Debug)]
+pub enum Source {
+    /// A folder.
+    Manifests(Manifests),
+    /// An API server.
+    Kubernetes(Kubernetes),
+}
+
+impl Source {
+    /// Sends what there is, then what changes, until nobody reads any more.
+    ///
+    /// # Errors
+    /// When it cannot even begin.
+    pub async fn run(self, changes: Sender<Change>) -> Result<(), SourceError> {
+        match self {
+            Self::Manifests(folder) => folder.run(changes).await,
+            Self::Kubernetes(server) => {
+                server.run(changes).await;
+                Ok(())
+            }
+        }
+    }
+}
 
 /// Why a source could not begin. Later troubles are logged and retried instead.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +57,6 @@ pub enum SourceError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// No client could be made of the settings.
-    #[error("cannot set up access to the API server: {0}")]
-    Access(#[from] kubernetes::AccessError),
 }
 
 /// Nobody reads the changes any more; the source should end quietly.

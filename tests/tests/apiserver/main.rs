@@ -7,6 +7,7 @@
 mod awkward;
 mod edges;
 mod expectation;
+mod failover;
 mod life;
 mod objects;
 mod outages;

@@ -36,7 +36,9 @@ pub(crate) fn rbac() -> Result<String> {
 /// A server of one's own, with the roles in place.
 pub(crate) fn start(token: &str) -> Result<ApiServer> {
     let binaries = Binaries::find_or_build(|progress| eprintln!("{progress}"))?;
-    let api = ApiServer::start_with(&binaries, Options { users: users(token), ..Options::default() })?;
+    // It is also reached at the first address of the range for Services, and through the first node.
+    let names = vec!["10.96.0.1".to_owned(), "192.168.0.10".to_owned()];
+    let api = ApiServer::start_with(&binaries, Options { users: users(token), names, ..Options::default() })?;
     // The server makes its namespaces in the background.
     wait::until_true("kube-system exists", Duration::from_secs(60), || {
         Ok(api.request("GET", "/api/v1/namespaces/kube-system", None)?.status == 200)

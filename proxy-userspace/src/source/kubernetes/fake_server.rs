@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 pub(super) const SERVICES: &str = "/api/v1/services";
 
@@ -17,6 +18,9 @@ pub(super) const SERVICES: &str = "/api/v1/services";
 pub(super) struct FakeServer {
     pub(super) url: String,
     asked: mpsc::UnboundedReceiver<Asked>,
+    /// The paths of all other requests.
+    visits: mpsc::UnboundedReceiver<String>,
+    acceptor: AbortHandle,
 }
 
 /// A request that waits for its answer.
@@ -34,17 +38,30 @@ impl FakeServer {
 
     /// With answers for this path by the test.
     pub(super) async fn scripted(by_test: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::run(TcpListener::bind("127.0.0.1:0").await.expect("a port"), by_test)
+    }
+
+    /// At this URL, with answers for Services by the test.
+    pub(super) async fn at(url: &str) -> Self {
+        let address = url.strip_prefix("http://").expect("a URL of ours");
+        Self::run(TcpListener::bind(address).await.expect("a free port"), SERVICES)
+    }
+
+    fn run(listener: TcpListener, by_test: &'static str) -> Self {
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let (sender, asked) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
+        let (visitor, visits) = mpsc::unbounded_channel();
+        let acceptor = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let sender = sender.clone();
+                let (sender, visitor) = (sender.clone(), visitor.clone());
                 tokio::spawn(async move {
                     if let Some((path, asked)) = read_request(stream).await {
                         if path == by_test {
                             drop(sender.send(asked));
-                        } else if asked.is_watch() {
+                            return;
+                        }
+                        drop(visitor.send(path));
+                        if asked.is_watch() {
                             let _open = asked.watch().await;
                             std::future::pending::<()>().await;
                         } else {
@@ -54,7 +71,22 @@ impl FakeServer {
                 });
             }
         });
-        Self { url, asked }
+        Self { url, asked, visits, acceptor: acceptor.abort_handle() }
+    }
+
+    /// Takes no new connections from now on.
+    pub(super) fn stop(&self) {
+        self.acceptor.abort();
+    }
+
+    /// Waits for a request for this other path.
+    pub(super) async fn visited(&mut self, path: &str) {
+        loop {
+            let visit = tokio::time::timeout(Duration::from_secs(20), self.visits.recv()).await;
+            if visit.expect("a request in time").expect("the server runs") == path {
+                return;
+            }
+        }
     }
 
     /// The next request for the scripted path.

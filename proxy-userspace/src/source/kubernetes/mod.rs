@@ -9,8 +9,8 @@
 //!   watched from there. A watch that ends is resumed where it was; only when the server has forgotten that place
 //!   (410) is the kind listed again, and until then everything known stays in force.
 //! - One object that does not decode is reported and passed over.
-//! - When the server is away, it is tried again after 50 ms at first and 5 s at most, with jitter. The loss and the
-//!   return are logged once each.
+//! - When the server is away, it is tried again after 50 ms at first and 5 s at most, with jitter, or another one at
+//!   once if there are several. The loss and the return, or the change of server, are logged once each.
 //! - A connection that silently died is noticed: by TCP keep-alive within half a minute, and at the latest when the
 //!   server should have ended the watch.
 //! - Credentials may be replaced on disk at any time; see `access`.
@@ -22,19 +22,19 @@ mod page;
 pub mod requests;
 mod watch;
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc::Sender;
 
-use self::access::Access;
-pub use self::access::{AccessError, AccessSettings};
+pub use self::access::{Access, AccessError, AccessSettings};
 use self::outage::Outage;
 use self::watch::{Patience, Subject, Watch};
-use super::SourceError;
 use crate::cluster::change::{Change, Kind};
 
 /// The source. See the module's documentation.
 #[derive(Debug)]
 pub struct Kubernetes {
-    access: AccessSettings,
+    access: Arc<Access>,
     node_name: String,
     follows_pods: bool,
     patience: Patience,
@@ -43,7 +43,7 @@ pub struct Kubernetes {
 impl Kubernetes {
     /// A source that sees what concerns the node of that name.
     #[must_use]
-    pub fn new(access: AccessSettings, node_name: &str) -> Self {
+    pub fn new(access: Arc<Access>, node_name: &str) -> Self {
         Self {
             access,
             node_name: node_name.trim().to_lowercase(),
@@ -58,24 +58,13 @@ impl Kubernetes {
         Self { follows_pods, ..self }
     }
 
-    /// Whether a client can be made of the settings, with no word to the server.
-    ///
-    /// # Errors
-    /// When the kubeconfig, or what it names, cannot be used.
-    pub async fn check(&self) -> Result<(), SourceError> {
-        Ok(Access::new(self.access.clone()).await.map(drop)?)
-    }
-
-    /// Sends the lists, then what changes, until nobody reads any more.
-    ///
-    /// # Errors
-    ///
-    /// When no client can be made of the settings. A server that does not answer, or refuses, is tried again.
-    pub async fn run(self, changes: Sender<Change>) -> Result<(), SourceError> {
-        let access = Access::new(self.access).await?;
+    /// Sends the lists, then what changes, until nobody reads any more. A server that does not answer, or refuses, is
+    /// tried again, or another one.
+    pub async fn run(self, changes: Sender<Change>) {
+        let access = &*self.access;
         let outage = Outage::default();
         let watch =
-            |subject: Subject| Watch::new(subject, &access, &outage, self.patience, changes.clone()).run();
+            |subject: Subject| Watch::new(subject, access, &outage, self.patience, changes.clone()).run();
         tokio::select! {
             ((), (), (), (), ()) = futures::future::join5(
                 watch(Subject {
@@ -120,12 +109,14 @@ impl Kubernetes {
                     watch(pods).await;
                 },
             ) => {}
+            () = access.attend() => {}
             () = changes.closed() => {}
         }
-        Ok(())
     }
 }
 
+#[cfg(test)]
+mod failover_tests;
 #[cfg(test)]
 mod fake_server;
 #[cfg(test)]

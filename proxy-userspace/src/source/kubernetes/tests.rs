@@ -9,6 +9,12 @@ use super::fake_server::{Asked, FakeServer};
 use super::*;
 use crate::cluster::change::Object;
 
+/// These servers, best first.
+fn at(servers: &[&FakeServer]) -> AccessSettings {
+    let servers = servers.iter().map(|server| server.url.clone()).collect();
+    AccessSettings { servers, ..AccessSettings::default() }
+}
+
 struct Running {
     server: FakeServer,
     changes: Receiver<Change>,
@@ -17,17 +23,14 @@ struct Running {
 impl Running {
     async fn start() -> Self {
         let server = FakeServer::start().await;
-        let master = Some(server.url.clone());
-        Self::start_with(
-            server,
-            AccessSettings { kubeconfig: None, master, ..AccessSettings::default() },
-            Patience::default(),
-        )
+        let access = at(&[&server]);
+        Self::start_with(server, access, Patience::default()).await
     }
 
-    fn start_with(server: FakeServer, access: AccessSettings, patience: Patience) -> Self {
+    async fn start_with(server: FakeServer, access: AccessSettings, patience: Patience) -> Self {
+        let access = Access::new(access).await.expect("usable settings");
         let (sender, changes) = mpsc::channel(4);
-        let source = Kubernetes { patience, ..Kubernetes::new(access, "node-a") };
+        let source = Kubernetes { patience, ..Kubernetes::new(Arc::new(access), "node-a") };
         tokio::spawn(source.run(sender));
         Self { server, changes }
     }
@@ -94,10 +97,9 @@ async fn a_list_in_pages_is_told_as_one() {
 #[tokio::test]
 async fn a_kind_that_one_can_do_without_is_asked_for_again_and_holds_up_nobody() {
     let server = FakeServer::scripted("/apis/networking.k8s.io/v1/servicecidrs").await;
-    let access =
-        AccessSettings { kubeconfig: None, master: Some(server.url.clone()), ..AccessSettings::default() };
+    let access = at(&[&server]);
     let patience = Patience { withheld: Duration::from_millis(20), ..Patience::default() };
-    let mut running = Running::start_with(server, access, patience);
+    let mut running = Running::start_with(server, access, patience).await;
     let refused = running.server.next().await;
     assert_eq!(running.told().await, "= ", "Services are listed meanwhile");
     refused.fail(404, "NotFound").await;
@@ -205,10 +207,9 @@ async fn gone_means_list_again_and_nothing_before_that() {
 #[tokio::test]
 async fn gone_after_an_outage_does_not_wait_as_long_as_for_a_lost_server() {
     let server = FakeServer::start().await;
-    let access =
-        AccessSettings { kubeconfig: None, master: Some(server.url.clone()), ..AccessSettings::default() };
+    let access = at(&[&server]);
     let patience = Patience { longest_wait: Duration::from_secs(600), ..Patience::default() };
-    let mut running = Running::start_with(server, access, patience);
+    let mut running = Running::start_with(server, access, patience).await;
     running.server.next().await.list("5", None, &[]).await;
     // The next pause for a lost server would be one of 400 to 800 ms.
     for _ in 0..4 {
@@ -230,15 +231,14 @@ async fn a_line_that_is_no_event_leads_to_a_new_list() {
 #[tokio::test]
 async fn a_silent_connection_is_given_up() {
     let server = FakeServer::start().await;
-    let access =
-        AccessSettings { kubeconfig: None, master: Some(server.url.clone()), ..AccessSettings::default() };
+    let access = at(&[&server]);
     let patience = Patience {
         answer: Duration::from_millis(200),
         watch: Duration::from_millis(100),
         grace: Duration::from_millis(100),
         ..Patience::default()
     };
-    let mut running = Running::start_with(server, access, patience);
+    let mut running = Running::start_with(server, access, patience).await;
     let _never_answered = running.server.next().await;
     running.server.next().await.list("5", None, &[]).await;
     let _silent = running.server.next().await.watch().await;
@@ -262,13 +262,9 @@ async fn credentials_are_followed() {
     let path = folder.path().join("kubeconfig");
     let server = FakeServer::start().await;
     std::fs::write(&path, kubeconfig("http://192.0.2.1:1", "one")).expect("writable");
-    let access = AccessSettings {
-        kubeconfig: Some(path.clone()),
-        master: Some(server.url.clone()),
-        ..AccessSettings::default()
-    };
+    let access = AccessSettings { kubeconfig: Some(path.clone()), ..at(&[&server]) };
     let url = server.url.clone();
-    let mut running = Running::start_with(server, access, Patience::default());
+    let mut running = Running::start_with(server, access, Patience::default()).await;
 
     let asked = running.server.next().await;
     assert_eq!(asked.authorization.as_deref(), Some("Bearer one"));
@@ -295,8 +291,8 @@ async fn a_token_file_may_end_in_a_newline_and_be_empty_for_a_moment() {
     document["users"][0]["user"] = json!({"tokenFile": "token"});
     std::fs::write(&path, document.to_string()).expect("writable");
     std::fs::write(&token, "one\n").expect("writable");
-    let access = AccessSettings { kubeconfig: Some(path), master: None, ..AccessSettings::default() };
-    let mut running = Running::start_with(server, access, Patience::default());
+    let access = AccessSettings { kubeconfig: Some(path), ..AccessSettings::default() };
+    let mut running = Running::start_with(server, access, Patience::default()).await;
 
     let asked = running.server.next().await;
     assert_eq!(asked.authorization.as_deref(), Some("Bearer one"));
@@ -312,12 +308,10 @@ async fn a_token_file_may_end_in_a_newline_and_be_empty_for_a_moment() {
 #[tokio::test]
 async fn ends_when_nobody_listens() {
     let server = FakeServer::start().await;
-    let access =
-        AccessSettings { kubeconfig: None, master: Some(server.url.clone()), ..AccessSettings::default() };
+    let access = at(&[&server]);
     let (sender, changes) = mpsc::channel(8);
-    let source = tokio::spawn(Kubernetes::new(access, "n").run(sender));
+    let access = Access::new(access).await.expect("usable settings");
+    let source = tokio::spawn(Kubernetes::new(Arc::new(access), "n").run(sender));
     drop(changes);
-    let result =
-        tokio::time::timeout(Duration::from_secs(10), source).await.expect("ends").expect("no panic");
-    assert!(result.is_ok());
+    tokio::time::timeout(Duration::from_secs(10), source).await.expect("ends").expect("no panic");
 }

@@ -7,12 +7,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use futures::{AsyncBufReadExt, AsyncReadExt};
+use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::core::Request;
 use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
-use super::access::Access;
+use super::access::{Access, Cause, Failed, Next};
 use super::backoff::Backoff;
 use super::outage::Outage;
 use super::page::{self, Event};
@@ -81,6 +82,8 @@ enum Failure {
     Closed,
     /// What we build on is no longer there: list again.
     Expired,
+    /// Another server has been found wanting: ask the one that is in use now.
+    Moved(String),
     /// Try again later.
     Lost(String),
     /// The server does not have this kind, or not for us: try again later.
@@ -95,17 +98,18 @@ impl From<Closed> for Failure {
     }
 }
 
-impl From<kube::Error> for Failure {
-    fn from(error: kube::Error) -> Self {
-        match &error {
-            kube::Error::Api(status) if status.code == 410 => Self::Expired,
-            kube::Error::Api(status) if status.code == 401 => Self::Unauthorized(status.message.clone()),
-            kube::Error::Api(status) if status.code == 403 => {
-                Self::Withheld(format!("{} (are the RBAC rules in place?)", status.message))
-            }
-            kube::Error::Api(status) if status.code == 404 => Self::Withheld(status.message.clone()),
-            kube::Error::Api(status) => Self::Lost(format!("{} {}", status.code, status.message)),
-            _ => Self::Lost(chain(&error)),
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        match (&failed.cause, failed.next) {
+            (cause, Next::AtOnce) => Self::Moved(chain(cause)),
+            (Cause::Answer(kube::Error::Api(status)), _) => match status.code {
+                410 => Self::Expired,
+                401 => Self::Unauthorized(status.message.clone()),
+                403 => Self::Withheld(format!("{} (are the RBAC rules in place?)", status.message)),
+                404 => Self::Withheld(status.message.clone()),
+                code => Self::Lost(format!("{code} {}", status.message)),
+            },
+            (cause, _) => Self::Lost(chain(cause)),
         }
     }
 }
@@ -174,6 +178,10 @@ impl<'a> Watch<'a> {
                     tokio::time::sleep(pauses.expired.wait()).await;
                     continue;
                 }
+                Err(Failure::Moved(problem)) => {
+                    tracing::debug!(kind = %self.subject.kind, problem, "asking another API server");
+                    continue;
+                }
                 Err(Failure::Unauthorized(problem)) => {
                     self.access.renew().await;
                     problem
@@ -213,16 +221,16 @@ impl<'a> Watch<'a> {
             ..ListParams::default()
         };
         loop {
-            let request = Request::new(self.subject.path).list(&params).map_err(kube::Error::BuildRequest)?;
-            let client = self.access.client().await;
-            let text = self.in_time(client.request_text(request)).await??;
+            let request = Request::new(self.subject.path).list(&params).map_err(unaskable)?;
+            let ask = |client: Client| async move { client.request_text(request).await };
+            let text = self.access.ask(self.patience.answer, ask).await?;
             let page = page::page(self.subject.kind, &text)
                 .map_err(|error| Failure::Lost(format!("the server's list is no list: {error}")))?;
             objects.extend(page.objects);
             params.continue_token = page.next;
             if params.continue_token.is_none() {
                 self.outage.end(self.subject.kind);
-                send(&self.changes, Change::Listed(self.subject.kind, objects)).await?;
+                self.send(Change::Listed(self.subject.kind, objects)).await?;
                 return Ok(page.version);
             }
         }
@@ -239,11 +247,10 @@ impl<'a> Watch<'a> {
             bookmarks: true,
             send_initial_events: false,
         };
-        let request =
-            Request::new(self.subject.path).watch(&params, version).map_err(kube::Error::BuildRequest)?;
-        let client = self.access.client().await;
+        let request = Request::new(self.subject.path).watch(&params, version).map_err(unaskable)?;
+        let ask = |client: Client| async move { client.request_stream(request).await };
         let begin = Instant::now();
-        let mut stream = std::pin::pin!(self.in_time(client.request_stream(request)).await??);
+        let mut stream = std::pin::pin!(self.access.ask(self.patience.answer, ask).await?);
         self.outage.end(self.subject.kind);
 
         // A server that is alive has ended the watch by then, or the connection is dead.
@@ -290,7 +297,7 @@ impl<'a> Watch<'a> {
             text.and_then(|text| page::event(self.subject.kind, text).map_err(|error| error.to_string()));
         match event {
             Ok(Event::Change(change, new_version)) => {
-                send(&self.changes, change).await?;
+                self.send(change).await?;
                 if let Some(new_version) = new_version {
                     *version = new_version;
                 }
@@ -314,15 +321,19 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failure> {
-        let patience = self.patience.answer;
-        let late = || Failure::Lost(format!("no answer within {} s", patience.as_secs()));
-        tokio::time::timeout(patience, answer).await.map_err(|_| late())
+    async fn send(&self, change: Change) -> Result<(), Closed> {
+        self.access.learn(&change);
+        send(&self.changes, change).await
     }
 }
 
+/// Of a request that cannot even be written, though all of it is ours.
+fn unaskable(error: kube::core::request::Error) -> Failure {
+    Failure::Lost(chain(&error))
+}
+
 /// An error and what caused it, in one line; the outermost alone often says nothing.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

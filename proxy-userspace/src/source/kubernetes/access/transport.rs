@@ -1,0 +1,54 @@
+//! The HTTP client.
+
+use std::time::Duration;
+
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::{Client, Config};
+use tower::ServiceBuilder;
+
+use super::super::requests::Requests;
+
+/// A dead peer is noticed after this long without a sign of life...
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
+/// ...and this many probes...
+const KEEPALIVE_PROBES: u32 = 3;
+/// ...at this distance.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+/// For a connection to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Like kube's own client, but with keep-alive on the connection and without retries, which the watch does better.
+pub(super) fn client(config: Config, requests: &Requests) -> Result<Client, kube::Error> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(KEEPALIVE_AFTER));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_EVERY));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_PROBES));
+    let connector = config.rustls_https_connector_with_connector(tcp)?;
+    let transport =
+        hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(tower::BoxError::from)
+        .layer(requests)
+        .service(transport);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+/// Whether no connection came about: nobody listens, nobody is there, or who is there has not the right certificate.
+pub(super) fn is_no_connection(error: &kube::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
