@@ -23,6 +23,7 @@ pub mod tables;
 pub mod datapath;
 
 pub mod controller;
+pub mod events;
 pub mod host;
 mod netlink;
 pub mod serve;

@@ -19,6 +19,7 @@ use crate::{
         flows::{FlowMaps, sweep::Judge},
         pins::Pins,
     },
+    events::Event,
     host, serve,
     settings::{LogFormat, Settings, Switch},
     source::kubernetes::requests::Requests,
@@ -27,6 +28,9 @@ use crate::{
 
 /// Changes that may wait between the source and the controller; beyond, the source waits.
 const QUEUE: usize = 8192;
+
+/// For events that say why it ends.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Serves until SIGINT or SIGTERM. Maps and programs stay: connections go on.
 ///
@@ -89,8 +93,15 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
     let (leaves, left) = watch::channel(None);
     let (backs, backing) = std::sync::mpsc::channel();
     let with_tcp = own.sockets.reset_connections_to_removed_endpoints;
-    let hears =
-        Hears { served: serves, backing: backs, backing_of_tcp: with_tcp, checks: asks, left: leaves };
+    let (recorder, writer) = source::reporting(args, &source, &node, &status);
+    let hears = Hears {
+        served: serves,
+        backing: backs,
+        backing_of_tcp: with_tcp,
+        checks: asks,
+        left: leaves,
+        events: recorder.clone(),
+    };
     let cgroup_root = settings.cgroup_root.clone();
     let chosen = Chosen { node_ports, by_packets, serves_external_ips: args.serves_external_ips() };
     let mut controller = Controller::new(settings, &node, Arc::clone(&status), hears, chosen)?;
@@ -107,11 +118,12 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
     let (sender, changes) = mpsc::channel(QUEUE);
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-    tokio::select! {
+    recorder.record(|| Some(Event::starting()));
+    let result = tokio::select! {
         result = source.run(sender) => result.context("the source of Services ended"),
         result = controller.run(changes, addresses, devices, left) => result,
-        result = serve::run(args.serving()?, Arc::clone(&status)) => result,
-        result = serve::balancers::run(checks, Arc::clone(&status)) => result,
+        result = serve::run(args.serving()?, Arc::clone(&status), recorder.clone()) => result,
+        result = serve::balancers::run(checks, Arc::clone(&status), &node, recorder.clone()) => result,
         result = sweep::run(flows, judge, Arc::clone(&status), served) => result,
         result = controller::sockets::run(sockets, Arc::clone(&status), backing) => result,
         result = host::leftovers::attend(own.leftovers.kube_proxy_leftovers, || status.health().is_serving) => result,
@@ -119,7 +131,13 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
         () = follow(&counters, &status) => Ok(()),
         _ = interrupt.recv() => stopped("SIGINT"),
         _ = terminate.recv() => stopped("SIGTERM"),
+    };
+    drop(recorder);
+    if let (Err(_), Some(writer)) = (&result, writer) {
+        // What was recorded of the reason. Nobody else records any more.
+        let _ = tokio::time::timeout(LAST_WORDS, writer).await;
     }
+    result
 }
 
 fn stopped(by: &str) -> Result<()> {

@@ -1,13 +1,16 @@
-//! Where `kubeshunt run` hears of Services: a folder, or an API server.
+//! Where `kubeshunt run` hears of Services, a folder or an API server, and where it tells of them.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use tokio::task::JoinHandle;
 use tracing::info;
 
 use crate::{
+    controller::status::Status,
     datapath::{contents, pins::Pins},
-    settings::{Settings, api},
+    events::{self, Recorder, writer::Reporter},
+    settings::{Settings, Switch, api},
     source::{
         Source,
         kubernetes::{Access, AccessSettings, Kubernetes, requests::Requests},
@@ -43,4 +46,23 @@ fn last_known(address: SocketAddr, pins: &Pins) -> Vec<SocketAddr> {
         info!(%address, ?servers, "an earlier process knew where the API servers are");
     }
     servers
+}
+
+/// Who takes events, and the task that writes them; nobody where there is no API server.
+pub(super) fn reporting(
+    args: &Settings,
+    source: &Source,
+    node: &str,
+    status: &Arc<Status>,
+) -> (Recorder, Option<JoinHandle<()>>) {
+    let (Source::Kubernetes(source), Switch::On) = (source, args.own.api.events) else {
+        return (Recorder::none(), None);
+    };
+    let status = Arc::clone(status);
+    let count: events::Count = Arc::new(move |outcome| status.metrics.tables.event(outcome.name()));
+    let (recorder, recorded) = Recorder::new(Arc::clone(&count));
+    let controller = api::reporting_controller(std::env::args_os().next().as_deref()).to_owned();
+    let reporter = Reporter { controller, node: node.to_owned() };
+    let writer = events::writer::run(recorded, source.access(), reporter, count);
+    (recorder, Some(tokio::spawn(writer)))
 }

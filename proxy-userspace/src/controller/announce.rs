@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::Controller;
 use crate::{
     cluster::model::{ServiceName, ServicePort},
+    events::Recorder,
     flows::{
         backing::{News, Roster, Stage},
         stale::Served,
@@ -36,6 +37,8 @@ pub struct Hears {
     pub checks: watch::Sender<Checks>,
     /// Which pods' sockets are to be left alone.
     pub left: watch::Sender<cgroups::Wanted>,
+    /// What people are to find with the objects.
+    pub events: Recorder,
 }
 
 impl Controller {

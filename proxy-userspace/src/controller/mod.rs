@@ -35,6 +35,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     cluster::{Cluster, change::Change, model::ServiceName},
     datapath::{self, Datapath, kernel},
+    events::Event,
     flows::backing::Stage,
     host::{cgroups::Cgroups, devices::Devices},
     plan::{Extent, Plan, Planner, Problem},
@@ -253,6 +254,7 @@ impl Controller {
         for reject in self.cluster.apply(change) {
             self.status.metrics.tables.rejected();
             warn!("{reject}");
+            self.hears.events.record(|| Event::of_reject(&reject));
         }
         // Before, there is nothing to be done.
         if self.cluster.is_complete() {
@@ -337,6 +339,7 @@ impl Controller {
                 if !is_known {
                     self.status.metrics.tables.rejected();
                     warn!("{problem}");
+                    self.hears.events.record(|| Some(Event::of_problem(&problem)));
                 }
                 told.push(problem);
             }

@@ -33,6 +33,7 @@ use super::{AGAIN, listen_with};
 use crate::{
     cluster::model::{Family, ServiceName},
     controller::status::Status,
+    events::{Event, Recorder},
     tables::checks::Checks,
 };
 
@@ -42,8 +43,14 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 ///
 /// # Errors
 /// When nobody can want anything any more.
-pub async fn run(mut wanted: watch::Receiver<Checks>, status: Arc<Status>) -> Result<()> {
-    let mut servers = Servers { open: BTreeMap::new(), told: BTreeMap::new(), status };
+pub async fn run(
+    mut wanted: watch::Receiver<Checks>,
+    status: Arc<Status>,
+    node: &str,
+    events: Recorder,
+) -> Result<()> {
+    let (open, told) = (BTreeMap::new(), BTreeMap::new());
+    let mut servers = Servers { open, told, status, node: node.to_owned(), events };
     loop {
         let checks = wanted.borrow_and_update().clone();
         let is_all_open = servers.bring_in_line(&checks);
@@ -62,6 +69,8 @@ struct Servers {
     /// What has been said about ports that cannot be had.
     told: BTreeMap<Place, String>,
     status: Arc<Status>,
+    node: String,
+    events: Recorder,
 }
 
 /// Ends when dropped.
@@ -112,6 +121,14 @@ impl Servers {
                         "load balancers that ask for this Service's health get no answer: {error}; trying again every \
                          {AGAIN:?}"
                     );
+                    // In kube-proxy's words.
+                    self.events.record(|| {
+                        let (node, port) = (&self.node, check.port);
+                        let note = format!(
+                            "node {node} failed to start healthcheck \"{service}\" on port {port}: {error}"
+                        );
+                        Some(Event::no_health_of_service(service, note))
+                    });
                 }
                 told.insert(place, error);
             }

@@ -23,7 +23,10 @@ use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::warn;
 
-use crate::controller::status::Status;
+use crate::{
+    controller::status::Status,
+    events::{Event, Recorder},
+};
 
 /// How long to wait before an address in use is tried again, as kube-proxy does.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -62,18 +65,28 @@ pub struct Taken {
 ///
 /// # Errors
 /// When a server breaks down, or cannot have its address and that is to be fatal.
-pub async fn run(settings: Settings, status: Arc<Status>) -> Result<()> {
+pub async fn run(settings: Settings, status: Arc<Status>, events: Recorder) -> Result<()> {
     let Settings { health, metrics: at, hard_fail, .. } = settings;
     let on_health = health::router(Arc::clone(&status));
     let on_metrics = metrics::router(&settings, status);
     tokio::try_join!(
         async {
             match health {
-                Some(address) => serve(address, hard_fail, "health", on_health).await,
+                Some(address) => {
+                    let served = serve(address, hard_fail, "health", on_health).await;
+                    served.inspect_err(|error| {
+                        events.record(|| Some(Event::no_health_server(format!("{error:#}"))));
+                    })
+                }
                 None => Ok(()),
             }
         },
-        serve(at, hard_fail, "metrics", on_metrics),
+        async {
+            let served = serve(at, hard_fail, "metrics", on_metrics).await;
+            served.inspect_err(|error| {
+                events.record(|| Some(Event::no_metrics_server(format!("{error:#}"))));
+            })
+        },
     )?;
     Ok(())
 }
@@ -123,4 +136,37 @@ fn listen_with(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{controller::health::Expectations, source::kubernetes::requests::Requests};
+
+    #[tokio::test]
+    async fn an_address_that_must_be_had_and_is_not_ends_it_and_is_said_of_the_node() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let taken_at = taken.local_addr().expect("bound");
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        for (health, metrics, reason) in [
+            (taken_at, free, "FailedToStartProxierHealthcheck"),
+            (free, taken_at, "FailedToStartMetricServer"),
+        ] {
+            let settings = Settings {
+                health: Some(health),
+                metrics,
+                hard_fail: true,
+                mode: "iptables".to_owned(),
+                configz: serde_json::Value::Null,
+                flags: Vec::new(),
+            };
+            let status = Arc::new(Status::new(Expectations::default(), &Requests::default()));
+            let (recorder, mut events) = Recorder::new(Arc::new(|_| ()));
+            let error = run(settings, status, recorder).await.expect_err("somebody has the address");
+            let event = events.recv().await.expect("an event");
+            assert_eq!(event.reason, reason);
+            assert_eq!(event.note, format!("{error:#}"));
+            assert!(event.note.contains(&taken_at.to_string()), "{}", event.note);
+        }
+    }
 }

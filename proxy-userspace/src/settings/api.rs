@@ -1,8 +1,14 @@
 //! What the user said about the API server.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    ffi::OsStr,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use clap::Args;
+
+use super::Switch;
 
 /// The API server.
 #[derive(Args, Debug, Clone)]
@@ -12,6 +18,9 @@ pub struct Api {
     /// default/kubernetes. Certificates have to be good for the name or address in the URL
     #[arg(long, value_name = "URL", value_delimiter = ',', conflicts_with = "manifests")]
     pub api_servers: Vec<String>,
+    /// Write Kubernetes events, about this node (a start) and about Services of which something is not served
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub events: Switch,
 }
 
 impl Api {
@@ -29,6 +38,13 @@ impl Api {
     }
 }
 
+/// What this binary was called as, in whose name it reports: `kube-proxy` if it stands in for that one.
+#[must_use]
+pub fn reporting_controller(called_as: Option<&OsStr>) -> &'static str {
+    let name = called_as.and_then(|path| Path::new(path).file_name());
+    if name.is_some_and(|name| name == "kube-proxy") { "kube-proxy" } else { "kubeshunt" }
+}
+
 /// Where the kubelet says that the API server is: as a rule the cluster IP of `default/kubernetes`. `variable` reads the
 /// environment.
 #[must_use]
@@ -44,9 +60,17 @@ mod tests {
 
     #[test]
     fn the_master_goes_first_and_nobody_twice() {
-        let api = Api { api_servers: ["b", " a ", "", "c", "b"].map(str::to_owned).to_vec() };
+        let api_servers = ["b", " a ", "", "c", "b"].map(str::to_owned).to_vec();
+        let api = Api { api_servers, events: Switch::On };
         assert_eq!(api.servers(Some("a")), ["a", "b", "c"]);
         assert_eq!(api.servers(None), ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn who_stands_in_for_kube_proxy_reports_as_kube_proxy() {
+        let of = |name: &str| reporting_controller(Some(OsStr::new(name)));
+        assert_eq!(of("/usr/local/bin/kube-proxy"), "kube-proxy");
+        assert_eq!((of("kubeshunt"), reporting_controller(None)), ("kubeshunt", "kubeshunt"));
     }
 
     #[test]

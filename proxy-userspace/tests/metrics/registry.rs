@@ -49,6 +49,7 @@ pub(crate) fn full() -> Metrics {
     tables.rejected();
     tables.failed();
     tables.aborted("UDP", 1);
+    tables.event("written");
     Counter::ALL.iter().for_each(|counter| tables.decided(*counter, 1));
     let sweep = FlowSweep::default();
     metrics.flows.swept(&sweep, 8, PortRanges(0), Duration::from_millis(1));

@@ -6,6 +6,7 @@
 
 mod awkward;
 mod edges;
+mod events;
 mod expectation;
 mod failover;
 mod life;

@@ -17,7 +17,24 @@ use crate::stage::{CONVERGE, NODE, Scenery, Stage};
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/kubeshunt";
 
 /// Puts the role back for the tests that follow, also when this one fails.
-struct Restore(Arc<ApiServer>);
+pub(crate) struct Restore(Arc<ApiServer>);
+
+impl Restore {
+    /// From now on.
+    pub(crate) fn new(api: &Arc<ApiServer>) -> Self {
+        Self(Arc::clone(api))
+    }
+
+    /// Takes away what the role says of a resource, and waits until that is so.
+    pub(crate) fn without(&self, resource: &str) -> Result<()> {
+        let all = rights(&self.0.request("GET", ROLE, None)?.json()?["rules"]);
+        let (spared, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|right| right.resource == resource);
+        grant(&self.0, &rest)?;
+        wait::until_true("the right is gone", CONVERGE, || {
+            spared.iter().try_fold(true, |all, right| Ok(all && !is_allowed(&self.0, right)?))
+        })
+    }
+}
 
 impl Drop for Restore {
     fn drop(&mut self) {
@@ -92,11 +109,11 @@ fn the_role_is_enough() -> Result<()> {
 #[test]
 fn nothing_of_the_role_can_be_spared() -> Result<()> {
     let api = shared()?;
-    let _restore = Restore(Arc::clone(&api));
+    let _restore = Restore::new(&api);
     let scenery = Scenery::new(Arc::clone(&api))?;
     let kubeconfig = scenery.kubeconfig(TOKEN)?;
     let all = rights(&api.request("GET", ROLE, None)?.json()?["rules"]);
-    ensure!(all.len() == 8, "{all:?}");
+    ensure!(all.len() == 9, "{all:?}");
     let mut last = None;
     for (index, spared) in all.iter().enumerate() {
         drop(last.take());

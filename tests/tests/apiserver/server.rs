@@ -37,7 +37,7 @@ pub(crate) fn rbac() -> Result<String> {
 pub(crate) fn start(token: &str) -> Result<ApiServer> {
     let binaries = Binaries::find_or_build(|progress| eprintln!("{progress}"))?;
     // It is also reached at the first address of the range for Services, and through the first node.
-    let names = vec!["10.96.0.1".to_owned(), "192.168.0.10".to_owned()];
+    let names = vec!["10.96.0.1".to_owned(), "192.168.0.11".to_owned()];
     let api = ApiServer::start_with(&binaries, Options { users: users(token), names, ..Options::default() })?;
     // The server makes its namespaces in the background.
     wait::until_true("kube-system exists", Duration::from_secs(60), || {

@@ -32,6 +32,7 @@ pub struct Tables {
     aborted: Family<Labels, Counter>,
     /// Connections of our own among those that the programs have counted.
     own_connections: AtomicU64,
+    events: Family<Labels, Counter>,
 }
 
 impl Tables {
@@ -79,6 +80,13 @@ impl Tables {
             "Connected sockets that were woken with an error, because their endpoint was gone, by protocol",
             aborted.clone(),
         );
+        let events = Family::default();
+        registry.register(
+            "events",
+            "Kubernetes events, by what became of them: written, repeated (said before, or by another node), dropped, \
+             forbidden",
+            events.clone(),
+        );
         Self {
             sync_duration,
             sync_operations,
@@ -92,6 +100,7 @@ impl Tables {
             decisions,
             aborted,
             own_connections: AtomicU64::new(0),
+            events,
         }
     }
 
@@ -135,6 +144,11 @@ impl Tables {
         let used = i64::try_from(used).unwrap_or(i64::MAX);
         self.map_entries.get_or_create(&[("map", name)]).set(used);
         self.map_capacity.get_or_create(&[("map", name)]).set(i64::from(fits));
+    }
+
+    /// A Kubernetes event has come to its end.
+    pub fn event(&self, outcome: &'static str) {
+        self.events.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// Sockets were woken.

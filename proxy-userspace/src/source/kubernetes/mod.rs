@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::Sender;
 
+pub(crate) use self::access::Cause;
 pub use self::access::{Access, AccessError, AccessSettings};
 use self::outage::Outage;
 use self::watch::{Patience, Subject, Watch};
@@ -50,6 +51,12 @@ impl Kubernetes {
             follows_pods: false,
             patience: Patience::default(),
         }
+    }
+
+    /// Access to the server that it follows.
+    #[must_use]
+    pub fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access)
     }
 
     /// The same with this node's pods.
