@@ -27,5 +27,6 @@ pub mod events;
 pub mod host;
 mod netlink;
 pub mod serve;
+pub mod trace;
 
 pub mod commands;

@@ -22,8 +22,9 @@ use crate::{
     events::Event,
     host, serve,
     settings::{LogFormat, Settings, Switch},
-    source::kubernetes::requests::Requests,
+    source::{Outlet, kubernetes::requests::Requests},
     tables::checks::Checks,
+    trace::{self, Trace},
 };
 
 /// Changes that may wait between the source and the controller; beyond, the source waits.
@@ -93,6 +94,10 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
     let (leaves, left) = watch::channel(None);
     let (backs, backing) = std::sync::mpsc::channel();
     let with_tcp = own.sockets.reset_connections_to_removed_endpoints;
+    let trace = match own.tracing.exporter(&node) {
+        Some(settings) => Trace::new(trace::Exporter::new(&settings)?),
+        None => Trace::default(),
+    };
     let (recorder, writer) = source::reporting(args, &source, &node, &status);
     let hears = Hears {
         served: serves,
@@ -100,6 +105,7 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
         backing_of_tcp: with_tcp,
         checks: asks,
         left: leaves,
+        trace: trace.clone(),
         events: recorder.clone(),
     };
     let cgroup_root = settings.cgroup_root.clone();
@@ -120,7 +126,7 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     recorder.record(|| Some(Event::starting()));
     let result = tokio::select! {
-        result = source.run(sender) => result.context("the source of Services ended"),
+        result = source.run(Outlet::new(sender, trace.clone())) => result.context("the source of Services ended"),
         result = controller.run(changes, addresses, devices, left) => result,
         result = serve::run(args.serving()?, Arc::clone(&status), recorder.clone()) => result,
         result = serve::balancers::run(checks, Arc::clone(&status), &node, recorder.clone()) => result,
@@ -132,6 +138,7 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
         _ = interrupt.recv() => stopped("SIGINT"),
         _ = terminate.recv() => stopped("SIGTERM"),
     };
+    trace.finish().await;
     drop(recorder);
     if let (Err(_), Some(writer)) = (&result, writer) {
         // What was recorded of the reason. Nobody else records any more.

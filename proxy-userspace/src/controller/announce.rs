@@ -23,6 +23,7 @@ use crate::{
         checks::{self, Checks},
         rosters,
     },
+    trace::Trace,
 };
 
 /// Who is told something of each change.
@@ -37,6 +38,8 @@ pub struct Hears {
     pub checks: watch::Sender<Checks>,
     /// Which pods' sockets are to be left alone.
     pub left: watch::Sender<cgroups::Wanted>,
+    /// How long each step takes.
+    pub trace: Trace,
     /// What people are to find with the objects.
     pub events: Recorder,
 }

@@ -251,7 +251,10 @@ impl Controller {
     }
 
     fn take_in(&mut self, change: Change) {
-        for reject in self.cluster.apply(change) {
+        let taking = self.hears.trace.takes_in(&change);
+        let rejects = self.cluster.apply(change);
+        self.hears.trace.taken_in(taking);
+        for reject in rejects {
             self.status.metrics.tables.rejected();
             warn!("{reject}");
             self.hears.events.record(|| Event::of_reject(&reject));
@@ -273,6 +276,7 @@ impl Controller {
     /// Brings the maps in line with the cluster.
     fn sync(&mut self) -> Result<()> {
         let started = Instant::now();
+        let mut course = self.hears.trace.sync();
         let mut names = self.cluster.take_dirty();
         names.append(&mut self.unplaced);
         // What nobody mentions is removed only where nobody could have failed to mention it.
@@ -287,8 +291,10 @@ impl Controller {
                 (name, tables)
             })
             .collect();
+        course.passed("tables");
         if desired.is_empty() && self.extent == Extent::Changes && self.synced {
             self.status.synced(&self.planner, &mut self.cluster, 0, started.elapsed());
+            self.hears.trace.synced(course, 0);
             return Ok(());
         }
         for (name, tables) in &desired {
@@ -297,9 +303,11 @@ impl Controller {
         let names: Vec<ServiceName> = desired.iter().map(|(name, _)| name.clone()).collect();
         let extent = if whole { self.extent } else { Extent::Changes };
         let plan = self.planner.plan(self.datapath.backends(), desired, extent);
+        course.passed("plan");
         let rosters = self.rosters(&names, &plan.operations);
         self.announce(&rosters, Stage::Coming);
         self.datapath.carry_out(&plan.operations)?;
+        course.passed("write");
         self.announce(&rosters, self.made());
         self.tell_balancers(&names);
         self.status.planned(&self.planner, &names, &self.lacking);
@@ -317,6 +325,7 @@ impl Controller {
         let operations = plan.operations.len();
         self.tell(&names, plan);
         self.status.synced(&self.planner, &mut self.cluster, operations, started.elapsed());
+        self.hears.trace.synced(course, operations);
         debug!(operations, elapsed = ?started.elapsed(), "maps written");
         Ok(())
     }

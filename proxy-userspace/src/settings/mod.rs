@@ -23,6 +23,7 @@ mod sockets;
 mod stanza;
 #[cfg(test)]
 mod tests;
+mod tracing;
 
 use std::path::PathBuf;
 
@@ -40,6 +41,7 @@ pub use place::Place;
 pub use queries::{Check, Cleanup, Completion, FlowList, Man, Output, Services};
 pub use room::Room;
 pub use sockets::Sockets;
+pub use tracing::Tracing;
 
 /// What the numbers mean with which the program ends.
 pub const EXIT_CODES: &str = "\
@@ -98,6 +100,9 @@ pub struct Run {
     /// Which API servers
     #[command(flatten)]
     pub api: Api,
+    /// What is traced
+    #[command(flatten)]
+    pub tracing: Tracing,
     /// How much the maps are to hold
     #[command(flatten)]
     pub room: Room,

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::Sender;
 use self::kubernetes::Kubernetes;
 use self::manifests::Manifests;
 use crate::cluster::change::Change;
+use crate::trace::Trace;
 
 /// One of the sources.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Source {
     ///
     /// # Errors
     /// When it cannot even begin.
-    pub async fn run(self, changes: Sender<Change>) -> Result<(), SourceError> {
+    pub async fn run(self, changes: Outlet) -> Result<(), SourceError> {
         match self {
             Self::Manifests(folder) => folder.run(changes).await,
             Self::Kubernetes(server) => {
@@ -63,6 +64,33 @@ pub enum SourceError {
 #[derive(Debug, PartialEq, Eq)]
 struct Closed;
 
-async fn send(changes: &Sender<Change>, change: Change) -> Result<(), Closed> {
-    changes.send(change).await.map_err(|_| Closed)
+/// Where a source's changes go. Each is followed from here on, if somebody wants that.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    changes: Sender<Change>,
+    trace: Trace,
+}
+
+impl Outlet {
+    /// To this channel.
+    #[must_use]
+    pub fn new(changes: Sender<Change>, trace: Trace) -> Self {
+        Self { changes, trace }
+    }
+
+    async fn send(&self, change: Change) -> Result<(), Closed> {
+        self.trace.received(&change);
+        self.changes.send(change).await.map_err(|_| Closed)
+    }
+
+    /// Waits until nobody reads any more.
+    async fn closed(&self) {
+        self.changes.closed().await;
+    }
+}
+
+impl From<Sender<Change>> for Outlet {
+    fn from(changes: Sender<Change>) -> Self {
+        Self::new(changes, Trace::default())
+    }
 }

@@ -10,3 +10,4 @@ mod life;
 mod mistakes;
 mod observability;
 mod rights;
+mod traces;

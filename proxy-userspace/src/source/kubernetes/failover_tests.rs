@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::access::Patience as Probing;
 use super::fake_server::FakeServer;
 use super::*;
-use crate::cluster::change::Object;
+use crate::cluster::change::{Change, Object};
 
 /// A node whose API servers may go away.
 struct Running {

@@ -24,13 +24,12 @@ mod watch;
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc::Sender;
-
 pub(crate) use self::access::Cause;
 pub use self::access::{Access, AccessError, AccessSettings};
 use self::outage::Outage;
 use self::watch::{Patience, Subject, Watch};
-use crate::cluster::change::{Change, Kind};
+use super::Outlet;
+use crate::cluster::change::Kind;
 
 /// The source. See the module's documentation.
 #[derive(Debug)]
@@ -67,7 +66,8 @@ impl Kubernetes {
 
     /// Sends the lists, then what changes, until nobody reads any more. A server that does not answer, or refuses, is
     /// tried again, or another one.
-    pub async fn run(self, changes: Sender<Change>) {
+    pub async fn run(self, changes: impl Into<Outlet>) {
+        let changes = changes.into();
         let access = &*self.access;
         let outage = Outage::default();
         let watch =

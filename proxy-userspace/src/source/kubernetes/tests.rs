@@ -7,7 +7,7 @@ use tokio::sync::mpsc::{self, Receiver};
 
 use super::fake_server::{Asked, FakeServer};
 use super::*;
-use crate::cluster::change::Object;
+use crate::cluster::change::{Change, Object};
 
 /// These servers, best first.
 fn at(servers: &[&FakeServer]) -> AccessSettings {

@@ -10,7 +10,6 @@ use futures::{AsyncBufReadExt, AsyncReadExt};
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::core::Request;
-use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
 use super::access::{Access, Cause, Failed, Next};
@@ -18,7 +17,7 @@ use super::backoff::Backoff;
 use super::outage::Outage;
 use super::page::{self, Event};
 use crate::cluster::change::{Change, Kind};
-use crate::source::{Closed, send};
+use crate::source::{Closed, Outlet};
 
 /// Objects per page: what Kubernetes' own clients ask for.
 const PAGE_SIZE: u32 = 500;
@@ -142,7 +141,7 @@ pub(super) struct Watch<'a> {
     access: &'a Access,
     outage: &'a Outage,
     patience: Patience,
-    changes: Sender<Change>,
+    changes: Outlet,
 }
 
 impl<'a> Watch<'a> {
@@ -151,7 +150,7 @@ impl<'a> Watch<'a> {
         access: &'a Access,
         outage: &'a Outage,
         patience: Patience,
-        changes: Sender<Change>,
+        changes: Outlet,
     ) -> Self {
         Self { subject, access, outage, patience, changes }
     }
@@ -194,7 +193,7 @@ impl<'a> Watch<'a> {
                             tracing::warn!(kind = %self.subject.kind, problem, "not followed: {instead}");
                             told = problem;
                             let none = Change::Listed(self.subject.kind, Vec::new());
-                            if send(&self.changes, none).await.is_err() {
+                            if self.changes.send(none).await.is_err() {
                                 return;
                             }
                         }
@@ -323,7 +322,7 @@ impl<'a> Watch<'a> {
 
     async fn send(&self, change: Change) -> Result<(), Closed> {
         self.access.learn(&change);
-        send(&self.changes, change).await
+        self.changes.send(change).await
     }
 }
 

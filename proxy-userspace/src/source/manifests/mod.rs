@@ -20,11 +20,9 @@ mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::mpsc::Sender;
-
 use self::folder::Folder;
 use self::watch::{Touched, Watch};
-use super::{Closed, SourceError, send};
+use super::{Closed, Outlet, SourceError};
 use crate::cluster::change::{Change, Object};
 use crate::cluster::reject::Reject;
 
@@ -75,7 +73,8 @@ impl Manifests {
     /// # Errors
     ///
     /// When the folder cannot be read at the beginning. What happens to it later is reported as a reject.
-    pub async fn run(self, changes: Sender<Change>) -> Result<(), SourceError> {
+    pub async fn run(self, changes: impl Into<Outlet>) -> Result<(), SourceError> {
+        let changes = changes.into();
         let path = std::path::absolute(&self.folder)
             .map_err(|source| SourceError::Folder { folder: self.folder.clone(), source })?;
         // The watch comes before the first look, so that nothing falls between the two.
@@ -84,7 +83,7 @@ impl Manifests {
         let first = folder.scan(false).map_err(|source| SourceError::Folder { folder: path, source })?;
         let mut whole = folder.is_whole();
         for change in std::iter::once(Change::Whole(whole)).chain(ledger::lists(first)) {
-            if send(&changes, change).await == Err(Closed) {
+            if changes.send(change).await == Err(Closed) {
                 return Ok(());
             }
         }
@@ -111,7 +110,7 @@ impl Manifests {
             let news = (folder.is_whole() != whole).then(|| Change::Whole(folder.is_whole()));
             whole = folder.is_whole();
             for change in found.into_iter().chain(news) {
-                if send(&changes, change).await == Err(Closed) {
+                if changes.send(change).await == Err(Closed) {
                     return Ok(());
                 }
             }
