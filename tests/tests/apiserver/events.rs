@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kubeshunt_tests::apiserver::ApiServer;
-use kubeshunt_tests::wait;
+use kubeshunt_tests::proxy::METRICS;
+use kubeshunt_tests::{Kubeshunt, wait};
 use serde_json::{Value, json};
 
 use crate::objects::{port, service};
@@ -146,6 +147,21 @@ fn a_port_for_health_that_somebody_has_is_said_of_the_service() -> Result<()> {
     let wanted = format!("node {NODE} failed to start healthcheck \"{NAMESPACE}/balanced\" on port 30999: ");
     ensure!(note.starts_with(&wanted) && said[0]["action"] == "Listen", "{}", said[0]);
     drop(taken);
+    Ok(())
+}
+
+#[test]
+fn an_address_that_must_be_had_and_is_not_is_said_of_the_node_before_the_end() -> Result<()> {
+    let scenery = Scenery::new(without_events()?)?;
+    let taken = scenery.node.netns().run(|| std::net::TcpListener::bind(METRICS))?;
+    let setup = Scenery::setup(&scenery.kubeconfig(TOKEN)?).arg("--bind-address-hard-fail");
+    let end = Kubeshunt::start(&scenery.node, setup).err().context("it started")?;
+    ensure!(format!("{end:#}").contains("it ended at once: exit status: 4"), "{end:#}");
+    drop(taken);
+    let said = events(&scenery.api, "default", "FailedToStartMetricServer")?;
+    let [event] = &said[..] else { anyhow::bail!("{said:?}") };
+    ensure!(event["type"] == "Warning" && event["action"] == "StartKubeProxy", "{event}");
+    ensure!(event["note"].as_str().is_some_and(|note| note.contains(&METRICS.to_string())), "{event}");
     Ok(())
 }
 
