@@ -44,7 +44,7 @@ use proxy_common::{
     address::Address,
     layout::{
         Backend, Frontend, FrontendKey, LEFT_CGROUPS, Prefix, Revision, Service, Source, map, node_address,
-        program, scope,
+        scope,
     },
 };
 
@@ -242,9 +242,8 @@ impl Datapath {
     /// # Errors
     /// What the kernel says.
     pub fn ineffective_in(&self, cgroup: &File) -> Result<Option<&'static str>> {
-        for hook in program::ALL {
-            let own = self.programs.id(hook)?;
-            if !attachments::effective(cgroup, hook)?.contains(&own) {
+        for (hook, own) in self.programs.ids() {
+            if !attachments::effective(cgroup, hook)?.contains(own) {
                 return Ok(Some(hook));
             }
         }

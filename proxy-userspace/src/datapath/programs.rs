@@ -29,6 +29,8 @@ pub struct Programs {
     ebpf: Ebpf,
     pins: Pins,
     frontends_capacity: u32,
+    /// By name, in the order of [`program::ALL`].
+    ids: Vec<(&'static str, u32)>,
 }
 
 /// What attaching did.
@@ -64,7 +66,13 @@ pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<Programs> {
         .and_then(|map| map.info())
         .context("asking about the frontends map")?
         .max_entries();
-    Ok(Programs { ebpf, pins: pins.clone(), frontends_capacity })
+    let id = |name| -> Result<(&'static str, u32)> {
+        let program = ebpf.program(name).with_context(|| format!("the object has no program {name}"))?;
+        let info = program.info().with_context(|| format!("asking about the program {name}"))?;
+        Ok((name, info.id()))
+    };
+    let ids = program::ALL.into_iter().map(id).collect::<Result<_>>()?;
+    Ok(Programs { ebpf, pins: pins.clone(), frontends_capacity, ids })
 }
 
 fn load_with(settings: &Settings, pins: &Pins, cookie: Option<u64>, can_set_errno: bool) -> Result<Ebpf> {
@@ -125,8 +133,7 @@ impl Programs {
     /// The hooks whose link is not there, or leads elsewhere, or runs another program than ours.
     pub(super) fn astray(&self, cgroup: u64) -> Result<Vec<&'static str>> {
         let mut astray = Vec::new();
-        for name in program::ALL {
-            let own = self.id(name)?;
+        for (name, own) in self.ids.iter().copied() {
             let is_attached = match kernel::open_pin(&self.pins.link(name))? {
                 None => false,
                 Some(link) => {
@@ -142,10 +149,9 @@ impl Programs {
         Ok(astray)
     }
 
-    /// The id of the loaded program.
-    pub(super) fn id(&self, name: &str) -> Result<u32> {
-        let program = self.ebpf.program(name).with_context(|| format!("the object has no program {name}"))?;
-        Ok(program.info().with_context(|| format!("asking about the program {name}"))?.id())
+    /// The names and ids of what is loaded.
+    pub(super) fn ids(&self) -> &[(&'static str, u32)] {
+        &self.ids
     }
 
     pub(super) fn attach(&mut self, settings: &Settings) -> Result<Attached> {

@@ -4,6 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_userspace::serve::exposition::Format;
 
+type Labels = BTreeMap<String, String>;
+
+/// Upper bounds and what lies below them, and how many there are in all.
+type Histogram = (Vec<(f64, f64)>, Option<f64>);
+
 /// What was written.
 pub(crate) struct Exposition {
     pub(crate) families: BTreeMap<String, Family>,
@@ -20,7 +25,7 @@ pub(crate) struct Family {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sample {
     pub(crate) name: String,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) labels: Labels,
     pub(crate) value: f64,
 }
 
@@ -97,7 +102,7 @@ impl Family {
         if self.kind != "histogram" {
             return Ok(());
         }
-        let mut of: BTreeMap<BTreeMap<String, String>, (Vec<(f64, f64)>, Option<f64>)> = BTreeMap::new();
+        let mut of: BTreeMap<Labels, Histogram> = BTreeMap::new();
         for sample in &self.samples {
             let mut labels = sample.labels.clone();
             let bound = labels.remove("le");
