@@ -36,7 +36,7 @@ pub struct Image {
     pub layers: Vec<Vec<u8>>,
 }
 
-/// Where the archive lies: KUBESHUNT_IMAGE, else in `image/` of the target folder the running program is in.
+/// Where the archive lies: KUBESHUNT_IMAGE, else in `oci/` of the target folder the running program is in.
 ///
 /// # Errors
 /// When it has not been made.
@@ -47,7 +47,7 @@ pub fn archive() -> Result<PathBuf> {
     let current = env::current_exe().context("cannot tell where this program lies")?;
     let mut folders = current.ancestors().skip(2).take(3);
     folders
-        .find_map(|folder| Some(folder.join("image/kubeshunt.tar")).filter(|path| path.is_file()))
+        .find_map(|folder| Some(folder.join("oci/kubeshunt.tar")).filter(|path| path.is_file()))
         .with_context(|| {
             format!("there is no image; run `cargo xtask image`, or let {VARIABLE} name an archive")
         })

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use kubeshunt_tests::kubelet::Pod;
 use serde_json::{Value, json};
 
@@ -68,7 +70,7 @@ fn the_static_pod_serves() -> Result<()> {
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
         "users": [{"name": "u", "user": {"token": token}}],
         "clusters": [{"name": "c", "cluster": {"server": "https://api.kubeshunt.test:6443",
-            "certificate-authority-data": base64(ca.as_bytes())}}]});
+            "certificate-authority-data": BASE64_STANDARD.encode(ca)}}]});
     let place = scene.kubelet.place("/etc/kubernetes/kubeshunt.conf");
     std::fs::create_dir_all(place.parent().context("a folder")?)?;
     std::fs::write(place, config.to_string())?;
@@ -76,20 +78,6 @@ fn the_static_pod_serves() -> Result<()> {
     pod.wait_ready()?;
     scene.serves()?;
     ends_well(pod)
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let number =
-            chunk.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for digit in 0..4 {
-            let bits = number >> (18 - 6 * digit) & 63;
-            text.push(if digit <= chunk.len() { char::from(DIGITS[bits as usize]) } else { '=' });
-        }
-    }
-    text
 }
 
 #[test]

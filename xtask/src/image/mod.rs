@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// For these architectures; more than one makes one archive of several images
     #[arg(long, value_name = "ARCH", num_args = 1.., value_delimiter = ',', default_values_t = [Arch::of_this_machine()])]
     arch: Vec<Arch>,
-    /// Where the archive goes [default: image/kubeshunt.tar in cargo's target folder]
+    /// Where the archive goes [default: oci/kubeshunt.tar in cargo's target folder]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The name under which the archive's image is loaded
@@ -55,13 +55,13 @@ fn tag() -> String {
 
 /// Where the archive goes if nobody says otherwise.
 pub(crate) fn default_output() -> Result<PathBuf> {
-    Ok(workspace::target()?.join("image/kubeshunt.tar"))
+    Ok(workspace::target()?.join("oci/kubeshunt.tar"))
 }
 
 /// Builds the program for each architecture, and writes the archive.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run()?;
-    let folder = workspace::target()?.join("image");
+    let folder = workspace::target()?.join("oci");
     let created = archive::Timestamp::of_source()?;
     let mut images = Vec::new();
     // Sorted, so that the order of the arguments does not matter.
