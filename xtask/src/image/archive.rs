@@ -207,3 +207,55 @@ pub(super) fn of(images: &[Image], tag: &str, created: Timestamp) -> Result<Arch
     }
     Ok(Archive { bytes: tar.into_inner().context("cannot end the archive")?, digest })
 }
+
+#[cfg(test)]
+mod tests {
+    use kubeshunt_tests::kubelet::image;
+
+    use super::*;
+
+    fn archive(arches: &[Arch], created: Timestamp) -> Vec<u8> {
+        let image = |arch: &Arch| {
+            let layer = layer::of(arch.to_string().as_bytes(), created).expect("a layer");
+            Image::new(*arch, &layer, created).expect("an image")
+        };
+        let images: Vec<_> = arches.iter().map(image).collect();
+        of(&images, "example/name:tag", created).expect("an archive").bytes
+    }
+
+    fn read(bytes: &[u8]) -> image::Archive {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), bytes).expect("written");
+        image::Archive::open(file.path()).expect("an archive")
+    }
+
+    #[test]
+    fn the_same_content_makes_the_same_bytes() {
+        let both = [Arch::Amd64, Arch::Arm64];
+        assert_eq!(archive(&both, Timestamp::EPOCH), archive(&both, Timestamp::EPOCH));
+        assert_ne!(
+            archive(&both, Timestamp::EPOCH),
+            archive(&both, Timestamp(1)),
+            "its date is a part of it"
+        );
+    }
+
+    #[test]
+    fn several_architectures_are_one_name() {
+        let archive = read(&archive(&[Arch::Amd64, Arch::Arm64], Timestamp::EPOCH));
+        // Reading follows every descriptor, and compares every digest and size.
+        let images = archive.images().expect("images");
+        assert!(images.iter().map(|image| image.architecture.as_str()).eq(["amd64", "arm64"]));
+        let index = archive.json("index.json").expect("an index");
+        assert_eq!(index["manifests"].as_array().map(Vec::len), Some(1));
+        let annotations = &index["manifests"][0]["annotations"];
+        assert_eq!(annotations["io.containerd.image.name"], "example/name:tag");
+        assert_eq!(annotations["org.opencontainers.image.ref.name"], "tag");
+    }
+
+    #[test]
+    fn a_date_is_written_as_the_specification_has_it() {
+        let archive = read(&archive(&[Arch::Amd64], Timestamp(1_700_000_000)));
+        assert_eq!(archive.images().expect("images")[0].created, "2023-11-14T22:13:20Z");
+    }
+}
