@@ -30,7 +30,7 @@ use crate::apiserver::ApiServer;
 use crate::{Node, wait};
 
 /// For an init container to come to its end, or a Pod to become ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs Pods on one node.
 #[derive(Debug)]

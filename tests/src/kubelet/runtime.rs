@@ -180,6 +180,8 @@ fn mounts(
         plain("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         plain("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         plain("/sys", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        // Modules are the machine's, and no node's.
+        bound("/sys/module", Path::new("/sys/module"), &["ro"]),
         bound("/sys/fs/cgroup", &seen, &["nosuid", "noexec", "nodev", access]),
         bound("/etc/hosts", &kubelet.folder.join("hosts"), &["rprivate", access]),
         bound("/etc/resolv.conf", &kubelet.folder.join("resolv.conf"), &["rprivate", access]),

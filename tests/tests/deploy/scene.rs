@@ -20,7 +20,7 @@ const PORT: u16 = 80;
 const NODE_PORT: u16 = 30_080;
 
 /// How long a change in the API may take to be in force.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Fields are dropped in order.
 pub(crate) struct Scene {
