@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::status::Status;
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
         census::{Census, Crowd},
         stale::Served,
     },
+    host::tracked,
 };
 
 /// How often a pass begins, if the one before has ended.
@@ -45,6 +46,10 @@ const LONGEST_REST: Duration = Duration::from_millis(250);
 /// netfilter.
 const ORPHANS_EVERY: u64 = 30;
 
+/// How many passes over flows there are between two looks at what conntrack translates; what is noted of it is forgotten
+/// after three minutes ([`crate::flows::orphan`]).
+const CONNTRACK_EVERY: u64 = 6;
+
 /// Sweeps until nobody can say any more who serves: `served` tells after each change. That ends the thread's next rest,
 /// and then the thread.
 ///
@@ -57,6 +62,7 @@ pub async fn run(maps: FlowMaps, judge: Judge, status: Arc<Status>, served: Rece
         status,
         served,
         changed: Served::default(),
+        heeds_conntrack: true,
         crowded: Alarm::default(),
         full: Alarm::default(),
     };
@@ -71,6 +77,8 @@ struct Sweeper {
     served: Receiver<Served>,
     /// What has been said since flows were last looked at for it.
     changed: Served,
+    /// Whether conntrack still translates something that may be kube-proxy's.
+    heeds_conntrack: bool,
     crowded: Alarm<Crowd>,
     full: Alarm<()>,
 }
@@ -80,6 +88,9 @@ impl Sweeper {
     fn passes(&mut self) -> Option<()> {
         for pass in 0u64.. {
             let begun = Instant::now();
+            if self.heeds_conntrack && pass.is_multiple_of(CONNTRACK_EVERY) {
+                self.heed_conntrack();
+            }
             let result = self.flows().and_then(|ended| match ended {
                 Some(()) if pass.is_multiple_of(ORPHANS_EVERY) => self.orphans(),
                 other => Ok(other),
@@ -96,6 +107,32 @@ impl Sweeper {
             self.rest(EVERY.saturating_sub(begun.elapsed()))?;
         }
         None
+    }
+
+    /// Keeps flows from taking names under which netfilter has connections to endpoints: those that kube-proxy has
+    /// translated before we came. Once there are none any more nobody makes others, for new ones are ours.
+    fn heed_conntrack(&mut self) {
+        let noted = tracked::answers_to_this_node().and_then(|answers| {
+            let now = now()?;
+            answers.iter().try_for_each(|answer| match self.maps.leave_to_netfilter(answer, now) {
+                Err(error) if is_busy(&error) => Ok(()),
+                other => other,
+            })?;
+            Ok(answers.len())
+        });
+        match noted {
+            Ok(count) => {
+                self.heeds_conntrack = count > 0 || !self.status.health().is_serving;
+                debug!(count, "noted which connections to endpoints are netfilter's");
+            }
+            Err(error) => {
+                self.heeds_conntrack = false;
+                warn!(
+                    "cannot tell which ports conntrack has given to kube-proxy's connections: {error}; a new \
+                     connection from outside may take one of them, and break both"
+                );
+            }
+        }
     }
 
     /// A pass over all flows; `None` when it is to end.

@@ -4,7 +4,8 @@
 //! - [`capabilities`]: what the kernel lets this process do;
 //! - [`cgroups`]: where pods' processes are;
 //! - [`devices`]: through which devices packets of Services pass, and what they are;
-//! - [`leftovers`]: what kube-proxy has left here.
+//! - [`leftovers`]: what kube-proxy has left here;
+//! - [`tracked`]: which connections netfilter translates here.
 //!
 //! Addresses and devices are followed the same way: a notice of any change is followed by a look at everything.
 
@@ -14,6 +15,7 @@ pub mod cgroups;
 pub mod conntrack;
 pub mod devices;
 pub mod leftovers;
+pub mod tracked;
 
 use std::{future::Future, time::Duration};
 

@@ -14,12 +14,18 @@ use aya::{
     maps::{HashMap, IterableMap as _, Map, MapData, MapError},
 };
 use nix::time::{ClockId, clock_gettime};
-use proxy_common::layout::{Arrival, Flow, Tuple, map};
+use proxy_common::{
+    address::{Address, Port},
+    layout::{Arrival, Flow, Tuple, arrival_flag, map},
+};
 
 use super::{
     kernel::{self, Cursor},
     pins::Pins,
 };
+
+/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
+const NOT_OVER_ANOTHER: u64 = 1;
 
 /// Handles of our own on the pinned maps: any number of processes and threads may have some.
 pub struct FlowMaps {
@@ -67,6 +73,35 @@ impl FlowMaps {
 
     fn flow(&self, key: &Tuple) -> io::Result<Option<Flow>> {
         found(self.flows.get(key, 0))
+    }
+
+    /// Notes that what arrives with this tuple is for netfilter, so that no flow takes the name; or that it still is. Whoever
+    /// has the name already keeps it.
+    ///
+    /// # Errors
+    /// When the map is full, or the kernel refuses.
+    pub fn leave_to_netfilter(&mut self, tuple: &Tuple, now_ns: u64) -> io::Result<()> {
+        let flags = match found(self.arrivals.get(tuple, 0))? {
+            None => NOT_OVER_ANOTHER,
+            Some(known) if known.address == Address::ANY_V6 => 0,
+            Some(_) => return Ok(()),
+        };
+        let note = Arrival {
+            address: Address::ANY_V6,
+            born: now_ns,
+            port: Port::new(0),
+            source_port: Port::new(0),
+            flags: arrival_flag::REPLY,
+            noted: 0,
+            seal: 0,
+        };
+        match self.arrivals.insert(tuple, note.sealed(tuple), flags) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {
+                Ok(())
+            }
+            Err(MapError::SyscallError(error)) => Err(error.io_error),
+            other => other.map_err(io::Error::other),
+        }
     }
 
     /// Deletes a flow and the arrivals that lead to it: in the order, and for the reasons, of
