@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::run()
             .and_then(|()| setup::lint_tools())
             .and_then(|()| setup::container_tools().or_else(told))
+            .and_then(|()| setup::packet_filter_tools().or_else(told))
             .map(|()| true),
         Command::Doctor => doctor::run(),
     };

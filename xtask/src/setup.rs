@@ -88,17 +88,31 @@ pub(crate) fn lint_tools() -> Result<()> {
 /// # Errors
 /// When it cannot be installed.
 pub(crate) fn container_tools() -> Result<()> {
-    if facts::which("crun").is_some() {
+    extra(&["crun"], &["crun"])
+}
+
+/// Installs what a real kube-proxy calls.
+///
+/// # Errors
+/// When it cannot be installed.
+pub(crate) fn packet_filter_tools() -> Result<()> {
+    extra(&["nft", "xtables-nft-multi"], &["nftables", "iptables"])
+}
+
+/// Installs packages of Debian's unless all of these programs are there.
+fn extra(programs: &[&str], packages: &[&str]) -> Result<()> {
+    if programs.iter().all(|program| facts::which(program).is_some()) {
         return Ok(());
     }
+    let names = packages.join(" ");
     if facts::which("apt-get").is_none() {
-        bail!("there is no crun in PATH, and no apt-get to install it with");
+        bail!("there is no {} in PATH, and no apt-get to install it with", programs.join(" or "));
     }
     let install = || -> Result<()> {
         let mut command = privileged("apt-get")?;
-        command.args(["install", "-y", "--no-install-recommends", "crun"]);
+        command.args(["install", "-y", "--no-install-recommends"]).args(packages);
         progress::quietly(
-            "install crun (undo: apt-get remove crun)",
+            &format!("install {names} (undo: apt-get remove {names})"),
             command.env("DEBIAN_FRONTEND", "noninteractive"),
         )
     };

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
-use crate::traffic::{Line, Outcome, through};
+use crate::traffic::{IN_FLIGHT, Line, Outcome, through};
 
 /// From everywhere to everything that `web` has.
 fn lines(stage: &Stage) -> Result<[Line; 3]> {
@@ -25,7 +25,7 @@ fn assert_unnoticed(outcome: &Outcome) {
     assert!(outcome.failed.is_empty() && outcome.answered > 0, "{outcome}");
 }
 
-fn move_in(mode: Mode, with_cni_rules: bool) -> Result<()> {
+fn move_in(mode: Mode, with_cni_rules: bool) -> Result<Vec<Outcome>> {
     let stage = Stage::new()?;
     if with_cni_rules {
         stage.node.add_cni_rules()?;
@@ -33,7 +33,7 @@ fn move_in(mode: Mode, with_cni_rules: bool) -> Result<()> {
     let kube_proxy = stage.kube_proxy(mode)?;
     stage.wait_until_served(&kube_proxy)?;
     let lines = lines(&stage)?;
-    let outcomes = through(&lines, |pulse| {
+    through(&lines, |pulse| {
         pulse.beat()?;
         let _kubeshunt = stage.kubeshunt(|setup| setup)?;
         pulse.beat()?;
@@ -45,24 +45,36 @@ fn move_in(mode: Mode, with_cni_rules: bool) -> Result<()> {
         let removed = stage.clean_up()?;
         ensure!(!removed.is_empty(), "kube-proxy has left nothing");
         pulse.beat()
-    })?;
-    outcomes.iter().for_each(assert_unnoticed);
-    Ok(())
+    })
 }
 
 #[test]
 fn nobody_notices_a_move_from_kube_proxy_in_mode_nftables() -> Result<()> {
-    move_in(Mode::Nftables, true)
-}
-
-#[test]
-fn nobody_notices_a_move_from_kube_proxy_in_mode_nftables_where_nobody_else_translates() -> Result<()> {
-    move_in(Mode::Nftables, false)
+    move_in(Mode::Nftables, true)?.iter().for_each(assert_unnoticed);
+    Ok(())
 }
 
 #[test]
 fn nobody_notices_a_move_from_kube_proxy_in_mode_iptables() -> Result<()> {
-    move_in(Mode::IptablesNft, true)
+    move_in(Mode::IptablesNft, true)?.iter().for_each(assert_unnoticed);
+    Ok(())
+}
+
+/// With kube-proxy's table goes the last one that translates, and nobody masquerades what comes from outside: its ports are
+/// ours to draw, beside those that conntrack has given to kube-proxy's connections.
+#[test]
+fn where_nobody_else_translates_no_connection_breaks_with_kube_proxys_table() -> Result<()> {
+    for outcome in move_in(Mode::Nftables, false)? {
+        assert!(outcome.alive == outcome.held && outcome.broken.is_empty(), "{outcome}");
+        if outcome.what == "host to ClusterIP" {
+            // docs/migrate.md says why, and until when: conntrack gives some of them another port, perhaps one of ours.
+            assert!(outcome.failed.keys().all(|error| error == "TIMEOUT"), "{outcome}");
+            assert!(outcome.failed.values().sum::<u64>() * 100 < outcome.answered, "{outcome}");
+        } else {
+            assert!(outcome.failed.is_empty(), "{outcome}");
+        }
+    }
+    Ok(())
 }
 
 #[test]
@@ -117,12 +129,18 @@ fn move_out(mode: Mode) -> Result<Vec<Outcome>> {
     })
 }
 
+/// Those of sockets are plain connections to endpoints. Those of packets are known to our flow table only: with the
+/// programs their translation goes.
 #[test]
-fn back_to_kube_proxy_new_connections_and_those_of_sockets_notice_nothing() -> Result<()> {
+fn back_to_kube_proxy_only_the_connections_break_that_packets_have_made_and_those_with_the_programs()
+-> Result<()> {
     for mode in [Mode::Nftables, Mode::IptablesNft] {
         for outcome in move_out(mode)? {
-            assert!(outcome.failed.is_empty() && outcome.answered > 0, "{mode:?}: {outcome}");
-            if outcome.what != "outside to NodePort" {
+            if outcome.what == "outside to NodePort" {
+                // Of the new ones at most as many as are open at a time.
+                assert!(outcome.failed.values().sum::<u64>() <= IN_FLIGHT, "{mode:?}: {outcome}");
+                assert_eq!(outcome.alive, 0, "{mode:?}: {outcome}; docs/migrate.md says that all break");
+            } else {
                 assert_unnoticed(&outcome);
             }
         }

@@ -15,6 +15,11 @@ use kubeshunt_tests::{Station, wait};
 /// How many connections are held at each address.
 const HELD: u32 = 50;
 
+/// How many new ones are under way to each address.
+const AT_ONCE: u32 = 2;
+/// And to both addresses of a line.
+pub(crate) const IN_FLIGHT: u64 = 2 * AT_ONCE as u64;
+
 /// How long a held connection may take to carry a byte there and back.
 const SOON_MS: u64 = 10_000;
 
@@ -86,8 +91,12 @@ impl Line {
     }
 
     fn new_ones(&self) -> Result<Vec<Stream<'_>>> {
-        let spec =
-            |to| StreamSpec { target: Target::tcp(to), concurrency: 2, pause_us: 5_000, keep_records: false };
+        let spec = |to| StreamSpec {
+            target: Target::tcp(to),
+            concurrency: AT_ONCE,
+            pause_us: 5_000,
+            keep_records: false,
+        };
         self.to.iter().map(|to| self.asker.stream(&spec(*to))).collect()
     }
 }

@@ -91,8 +91,19 @@ fn obstacle(rung: &Rung, unprivileged: bool) -> Option<String> {
     {
         return Some(format!("bpf() does not work: {why}"));
     }
-    if rung.apiserver && ApiServer::find().is_none() {
-        return Some("needs KUBEBUILDER_ASSETS, or Go to build kube-apiserver".to_owned());
+    match ApiServer::find() {
+        None if rung.apiserver => {
+            return Some("needs KUBEBUILDER_ASSETS, or Go to build kube-apiserver".to_owned());
+        }
+        Some(ApiServer::Assets(folder)) if rung.kube_proxy && !folder.join("kube-proxy").is_file() => {
+            return Some(format!("needs a kube-proxy in KUBEBUILDER_ASSETS={}", folder.display()));
+        }
+        _ => {}
+    }
+    if rung.kube_proxy
+        && let Err(why) = setup::packet_filter_tools()
+    {
+        return Some(format!("needs nft and iptables: {why:#}"));
     }
     if rung.image
         && let Err(error) = setup::container_tools()

@@ -13,6 +13,8 @@ pub(super) struct Rung {
     pub(super) apiserver: bool,
     /// Does it need the image, and a runtime for containers?
     pub(super) image: bool,
+    /// Does it need a real kube-proxy, and the tools of the packet filters that this calls?
+    pub(super) kube_proxy: bool,
     /// What can only fail here.
     pub(super) why: &'static str,
 }
@@ -34,7 +36,15 @@ pub(super) enum How {
 }
 
 const fn target(name: &'static str, alone: bool, why: &'static str) -> Rung {
-    Rung { name, how: How::Target { name, alone }, root: true, apiserver: false, image: false, why }
+    Rung {
+        name,
+        how: How::Target { name, alone },
+        root: true,
+        apiserver: false,
+        image: false,
+        kube_proxy: false,
+        why,
+    }
 }
 
 pub(super) const RUNGS: &[Rung] = &[
@@ -44,6 +54,7 @@ pub(super) const RUNGS: &[Rung] = &[
         root: false,
         apiserver: false,
         image: false,
+        kube_proxy: false,
         why: "format, lints, and that pure stages stay pure",
     },
     Rung {
@@ -52,6 +63,7 @@ pub(super) const RUNGS: &[Rung] = &[
         root: false,
         apiserver: false,
         image: false,
+        kube_proxy: false,
         why: "tables, golden scenarios, properties: the whole logic, without a kernel",
     },
     target("harness", false, "the testbed tells the truth and leaves nothing"),
@@ -74,6 +86,7 @@ pub(super) const RUNGS: &[Rung] = &[
         root: true,
         apiserver: true,
         image: false,
+        kube_proxy: false,
         why: "a real kube-apiserver: watches, resumption, RBAC",
     },
     Rung {
@@ -82,6 +95,16 @@ pub(super) const RUNGS: &[Rung] = &[
         root: true,
         apiserver: true,
         image: true,
+        kube_proxy: false,
         why: "the image and the manifests as they are shipped, rights and all",
+    },
+    Rung {
+        name: "moving",
+        how: How::Target { name: "moving", alone: true },
+        root: true,
+        apiserver: true,
+        image: false,
+        kube_proxy: true,
+        why: "a real kube-proxy: beside it, in its place, and back; what it leaves behind",
     },
 ];
