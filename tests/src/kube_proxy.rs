@@ -35,6 +35,9 @@ const TOOLS: &str = "/usr/sbin";
 const IPTABLES: [&str; 6] =
     ["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"];
 
+/// What the old iptables lock, in the testbed's folder: by default that is a file of the machine's.
+const LOCK: &str = "xtables.lock";
+
 /// For its start, on a machine that may be busy.
 const START: Duration = Duration::from_secs(60);
 
@@ -101,7 +104,7 @@ impl KubeProxy {
         let mut command = Command::new(program);
         command.arg("--config").arg(config).arg("--v=2").stdin(Stdio::null());
         command.stdout(file.try_clone()?).stderr(file);
-        command.env("PATH", path(folder, mode)?);
+        command.env("PATH", path(folder, mode)?).env("XTABLES_LOCKFILE", folder.join(LOCK));
         let cgroup = node.bed().cgroup().child(&format!("kube-proxy-{}", node.name()))?;
         let process = process::spawn_in(node.netns(), &cgroup, command)?;
         let mut this = Self { process: Some(process), cgroup, log };
@@ -176,7 +179,8 @@ pub fn tool(node: &Node, mode: Mode, arguments: &[&str]) -> Result<String> {
         Path::new(TOOLS).join(name)
     };
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments).env("XTABLES_LOCKFILE", node.bed().folder().join(LOCK));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = process::spawn_in(node.netns(), node.cgroup(), command)?.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{name} {arguments:?}: {said}");

@@ -20,6 +20,7 @@ const PURE: &[&str] = &[
     "flows",
     "host/devices/class",
     "host/devices/choice",
+    "host/leftovers/blob",
     "host/leftovers/chains",
 ];
 

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 use super::Family;
 
-/// Where the kernel itself enters a table.
-const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+/// Where the kernel itself enters a table, in the order of its hooks.
+pub(super) const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// Chains that there is one of, per table.
 const SINGLE: [(&str, &[&str]); 3] = [

@@ -2,6 +2,7 @@
 //!
 //! - [`chains`]: pure: whose chain it is, and what can go;
 //! - [`nftables`]: nftables, and what iptables writes there;
+//! - [`legacy`]: the old iptables; [`blob`]: pure: a table of theirs;
 //! - [`keeper`]: what keeps connections alive where nobody else translates;
 //! - [`ipvs`]: the device and the virtual servers of the mode ipvs;
 //! - [`running`]: whether a kube-proxy is at work;
@@ -10,9 +11,11 @@
 //! conntrack's entries stay: connections that kube-proxy has translated go on by them.
 
 mod attendance;
+mod blob;
 mod chains;
 mod ipvs;
 mod keeper;
+mod legacy;
 mod nftables;
 pub mod running;
 
@@ -80,6 +83,8 @@ pub enum Leftover {
     },
     /// Its chains among those that iptables keeps in nftables.
     Chains(Chains),
+    /// Its chains among those of the old iptables.
+    OldChains(Chains),
     /// The device with all addresses of Services, and the virtual servers, of the mode ipvs.
     Ipvs,
 }
@@ -91,6 +96,7 @@ impl Leftover {
         match self {
             Self::Table { .. } => "nftables table",
             Self::Chains(_) => "iptables-nft chains",
+            Self::OldChains(_) => "iptables-legacy chains",
             Self::Ipvs => "ipvs",
         }
     }
@@ -100,7 +106,7 @@ impl Leftover {
     pub fn place(&self) -> String {
         match self {
             Self::Table { family, .. } => family.to_string(),
-            Self::Chains(chains) => format!("{} {}", chains.family, chains.table),
+            Self::Chains(chains) | Self::OldChains(chains) => format!("{} {}", chains.family, chains.table),
             Self::Ipvs => "this network namespace".to_owned(),
         }
     }
@@ -110,7 +116,9 @@ impl Leftover {
     pub fn names(&self) -> Vec<&str> {
         match self {
             Self::Table { .. } => vec![nftables::KUBE_PROXY],
-            Self::Chains(chains) => chains.chains.iter().map(String::as_str).collect(),
+            Self::Chains(chains) | Self::OldChains(chains) => {
+                chains.chains.iter().map(String::as_str).collect()
+            }
             Self::Ipvs => vec![ipvs::DEVICE],
         }
     }
@@ -119,7 +127,9 @@ impl Leftover {
     #[must_use]
     pub fn kept(&self) -> Vec<&str> {
         match self {
-            Self::Chains(chains) => chains.kept.iter().map(String::as_str).collect(),
+            Self::Chains(chains) | Self::OldChains(chains) => {
+                chains.kept.iter().map(String::as_str).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -132,7 +142,7 @@ impl Leftover {
         if let Some(more) = names.len().checked_sub(NAMED).filter(|more| *more > 0) {
             text += &format!(" and {more} more");
         }
-        if let Self::Chains(chains) = self {
+        if let Self::Chains(chains) | Self::OldChains(chains) = self {
             match chains.jumps.len() {
                 0 => {}
                 1 => text += "; 1 rule leads there",
@@ -180,10 +190,14 @@ pub fn find() -> Result<Vec<Leftover>> {
     let found = Nftables::open()
         .and_then(|nftables| nftables.find())
         .context("cannot look for kube-proxy's rules in nftables (that takes CAP_NET_ADMIN)")?;
+    let has_old_nat = |family| legacy::tables_in_use(family).iter().any(|table| table == "nat");
     let is_alone = |family| !found.translated.contains(&family) && !has_old_nat(family);
     let table = |family| Leftover::Table { family, is_alone: is_alone(family) };
     let mut leftovers: Vec<_> = found.tables.iter().copied().map(table).collect();
     leftovers.extend(found.chains.into_iter().filter(Chains::can_go).map(Leftover::Chains));
+    let old = legacy::find()
+        .context("cannot look for kube-proxy's chains in the old iptables (that takes CAP_NET_ADMIN)")?;
+    leftovers.extend(old.into_iter().filter(Chains::can_go).map(Leftover::OldChains));
     if ipvs::is_there() {
         leftovers.push(Leftover::Ipvs);
     }
@@ -201,6 +215,7 @@ pub fn remove(leftovers: &[Leftover]) -> Result<()> {
             Leftover::Table { family, is_alone: true } => nftables.replace_table(*family),
             Leftover::Table { family, .. } => nftables.remove_table(*family, nftables::KUBE_PROXY),
             Leftover::Chains(chains) => nftables.remove_chains(chains),
+            Leftover::OldChains(chains) => legacy::remove(chains),
             Leftover::Ipvs => ipvs::remove(),
         };
         removed.with_context(|| format!("cannot remove {} {}", leftover.kind(), leftover.place()))?;
@@ -220,13 +235,4 @@ pub fn remove_keeper() -> Result<bool> {
         removed.with_context(|| format!("cannot remove table {family} {}", keeper::TABLE))?;
     }
     Ok(!families.is_empty())
-}
-
-/// Whether the old iptables have the kernel translate.
-fn has_old_nat(family: Family) -> bool {
-    let file = match family {
-        Family::V4 => "/proc/net/ip_tables_names",
-        Family::V6 => "/proc/net/ip6_tables_names",
-    };
-    std::fs::read_to_string(file).is_ok_and(|names| names.lines().any(|name| name == "nat"))
 }
