@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use kubeshunt_tests::kube_proxy::Mode;
+use kubeshunt_tests::apiserver::ADMIN_TOKEN;
+use kubeshunt_tests::kube_proxy::{KubeProxy, Mode};
+use kubeshunt_tests::proxy;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -144,6 +146,11 @@ fn chains_that_iptables_nft_keeps_are_named_and_removed_and_no_other_rule_change
 }
 
 #[test]
+fn chains_of_the_old_iptables_are_named_and_removed_and_no_other_rule_changes() -> Result<()> {
+    of_iptables(Mode::IptablesLegacy, "iptables-legacy chains")
+}
+
+#[test]
 fn tables_of_nftables_are_named_and_removed_and_no_other_rule_changes() -> Result<()> {
     let mode = Mode::Nftables;
     let stage = abandoned(mode)?;
@@ -159,5 +166,27 @@ fn tables_of_nftables_are_named_and_removed_and_no_other_rule_changes() -> Resul
     assert!(!tables.contains("kube-proxy"), "{tables}");
     assert_eq!(saved(&stage, mode)?, before);
     assert_eq!(stage.clean_up()?, [] as [Value; 0], "twice is as good as once");
+    Ok(())
+}
+
+#[test]
+fn nothing_is_removed_while_a_kube_proxy_inside_another_program_answers_unless_forced() -> Result<()> {
+    let mode = Mode::Nftables;
+    let stage = Stage::new()?;
+    // Called after the link: as k3s', it has no process of its name.
+    let program = stage.bed.folder().join("k3s");
+    std::os::unix::fs::symlink(Stage::kube_proxy_program()?, &program)?;
+    let kubeconfig = stage.kubeconfig(ADMIN_TOKEN)?;
+    let kube_proxy = KubeProxy::start_program(&stage.node, &kubeconfig, mode, &program, proxy::METRICS)?;
+    stage.wait_until_served(&kube_proxy)?;
+    let refused = stage.invoke(&["cleanup", "--kube-proxy"])?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("127.0.0.1:10249 answers as a kube-proxy in mode nftables"), "{said}");
+    let tables = stage.tool(mode, &["nft", "list", "tables"])?;
+    assert!(tables.contains("ip kube-proxy"), "nothing was removed: {tables}");
+    assert!(checked(&stage)?.contains("at work: 127.0.0.1:10249"));
+    let forced = stage.invoke(&["cleanup", "--kube-proxy", "--force"])?;
+    assert!(forced.status.success(), "{forced:?}");
     Ok(())
 }

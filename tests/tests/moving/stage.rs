@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kubeshunt_tests::apiserver::{ADMIN_TOKEN, ApiServer, CuttingProxy};
+use kubeshunt_tests::apiserver::{ADMIN_TOKEN, ApiServer, Binaries, CuttingProxy};
 use kubeshunt_tests::kube_proxy::{KubeProxy, Mode, tool};
 use kubeshunt_tests::protocol::Target;
 use kubeshunt_tests::stage::{TARGET_PORT, backend};
@@ -109,6 +109,11 @@ impl Stage {
     /// A kubeconfig that leads to the API server from the node.
     pub(crate) fn kubeconfig(&self, token: &str) -> Result<PathBuf> {
         self.api.kubeconfig(&self.proxy.url(), token)
+    }
+
+    /// Where kube-proxy lies.
+    pub(crate) fn kube_proxy_program() -> Result<PathBuf> {
+        Binaries::find()?.and_then(|binaries| binaries.kube_proxy).context("there is no kube-proxy")
     }
 
     /// Starts kube-proxy on the node.

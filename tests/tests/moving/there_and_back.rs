@@ -60,6 +60,12 @@ fn nobody_notices_a_move_from_kube_proxy_in_mode_iptables() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn nobody_notices_a_move_from_kube_proxy_with_the_old_iptables() -> Result<()> {
+    move_in(Mode::IptablesLegacy, true)?.iter().for_each(assert_unnoticed);
+    Ok(())
+}
+
 /// With kube-proxy's table goes the last one that translates, and nobody masquerades what comes from outside: its ports are
 /// ours to draw, beside those that conntrack has given to kube-proxy's connections.
 #[test]
