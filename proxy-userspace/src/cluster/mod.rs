@@ -62,6 +62,8 @@ pub struct Cluster {
     listed_service_cidrs: bool,
     counts: Counts,
     pending: Pending,
+    /// How many times that has been taken, and one: entries begin with none.
+    round: u32,
 }
 
 /// What is known under one Service name.
@@ -72,6 +74,8 @@ struct Entry {
     slices: Vec<(Box<str>, Backends)>,
     /// Whether there was a Service once: what its slices say still matters to those that were connected to it.
     was_served: bool,
+    /// The round in which the Service last became another one.
+    changed_in: u32,
 }
 
 /// How much there is.
@@ -111,6 +115,7 @@ impl Cluster {
             listed_service_cidrs: false,
             counts: Counts::default(),
             pending: Pending::default(),
+            round: 1,
         }
     }
 
@@ -280,6 +285,7 @@ impl Cluster {
 
     /// The same, once it has been carried out.
     pub fn take_pending(&mut self) -> Pending {
+        self.round = self.round.wrapping_add(1).max(1);
         mem::take(&mut self.pending)
     }
 
@@ -418,18 +424,22 @@ impl Cluster {
     }
 
     fn set_service(&mut self, name: &ServiceName, service: Option<Service>) {
-        let (is, will_be) = (self.service(name), service.as_ref());
-        let is_unchanged = is == will_be;
+        let (is, will_be) =
+            (self.entries.get(name).and_then(|entry| entry.service.as_deref()), service.as_ref());
         if is.is_some() || will_be.is_some() {
-            self.pending.service(name, !is_unchanged);
+            self.pending.service();
         }
-        if is_unchanged {
+        if is == will_be {
             return;
         }
         let entry = self.entries.entry(name.clone()).or_default();
         self.counts.services += usize::from(service.is_some());
         self.counts.services -= usize::from(entry.service.is_some());
         entry.was_served = true;
+        if entry.changed_in != self.round {
+            entry.changed_in = self.round;
+            self.pending.service_changed();
+        }
         entry.service = service.map(Box::new);
         self.dirty.insert(name.clone());
         self.drop_if_empty(name);

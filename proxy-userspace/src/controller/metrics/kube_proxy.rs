@@ -198,7 +198,7 @@ impl KubeProxy {
             self.last_queued.get_or_create(&by(*family)).set(now());
         }
         self.endpoint_changes_pending.set(i64::try_from(pending.slices).unwrap_or(i64::MAX));
-        self.service_changes_pending.set(i64::try_from(pending.services.len()).unwrap_or(i64::MAX));
+        self.service_changes_pending.set(i64::try_from(pending.services).unwrap_or(i64::MAX));
     }
 
     /// All that was pending is in the maps.
