@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::{health::Hooks, status::Status};
 use crate::{
+    cluster::model::Family,
     datapath::{self, Datapath, selftest::Found},
     host::cgroups,
     plan::{Example, Planner},
@@ -100,8 +101,8 @@ impl HookWatch {
             }
         }
         let is_to_be_led = self.has_been_led || cgroups::is_below(root) == Some(true);
-        for is_v4 in [true, false] {
-            let Some(Example { key, id, backends }) = planner.example(is_v4) else { continue };
+        for family in status.health().families {
+            let Some(Example { key, id, backends }) = planner.example(family == Family::V4) else { continue };
             match datapath.try_out(&key)? {
                 Found::Led(origin) => {
                     self.has_been_led = true;

@@ -130,9 +130,9 @@ impl Writer {
             }
         };
         let ask = |client: Client| async move { client.request_text(request).await };
-        let cause = match self.access.ask(ANSWER, ask).await {
+        let cause = match self.access.ask_in_passing(ANSWER, ask).await {
             Ok(_) => return Attempt::Done(Outcome::Written),
-            Err(failed) => failed.cause,
+            Err(cause) => cause,
         };
         let Cause::Answer(kube::Error::Api(status)) = &cause else {
             return Attempt::Failed(cause.to_string());
@@ -140,7 +140,9 @@ impl Writer {
         match status.code {
             // An earlier start has said it, or another node.
             409 => Attempt::Done(Outcome::Repeated),
-            403 if !status.message.contains("is being terminated") => {
+            // What authorization says (`apiserver/pkg/endpoints/handlers/responsewriters/errors.go`). Quotas and admission
+            // say no with 403, too: of this one object.
+            403 if status.message.contains("cannot create resource") => {
                 self.may_ask_from = Instant::now() + FORBIDDEN;
                 if !self.has_complained {
                     self.has_complained = true;
@@ -173,7 +175,7 @@ impl Writer {
         );
         let Ok(request) = Request::get(path).body(Vec::new()) else { return Ok(None) };
         let ask = |client: Client| async move { client.request::<Value>(request).await };
-        match self.access.ask(ANSWER, ask).await {
+        match self.access.ask_in_passing(ANSWER, ask).await {
             Ok(list) => match list["items"].as_array().and_then(|items| items.first()) {
                 Some(item) => Ok(item["metadata"]["uid"].as_str().map(str::to_owned)),
                 None => Err(NoService),

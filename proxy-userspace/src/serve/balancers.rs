@@ -104,8 +104,10 @@ impl Servers {
             None => false,
         });
         let mut told = BTreeMap::new();
+        // Nobody can ask in a family that the node does not speak.
+        let spoken = self.status.health().families;
         for (service, check) in checks {
-            for (family, endpoints) in &check.endpoints {
+            for (family, endpoints) in check.endpoints.iter().filter(|(family, _)| spoken.contains(family)) {
                 let place = (check.port, *family);
                 let error = match self.open.get(&place) {
                     Some(server) if server.service == *service => continue,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{ArgMatches, Command, parser::ValueSource};
 
-use super::{Line, Run, flows, kube_proxy, packets, stanza};
+use super::{Line, Run, flows, kube_proxy, packets, stanza, tracing::OTLP_VARIABLE};
 use crate::{
     configuration::{
         KubeProxyConfiguration,
@@ -18,7 +18,7 @@ use crate::{
     flows::age::Timeouts,
     host, serve,
     settings::{self, logging::LogFormat},
-    source::kubernetes::{AccessSettings, requests::Requests},
+    source::kubernetes::{self, AccessSettings, requests::Requests},
     tables::node_ports,
 };
 
@@ -132,6 +132,11 @@ impl Settings {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&filter) {
             return Err(Mistake(format!("--log {filter:?} is no filter: {error}")));
         }
+        for server in self.own.api.servers(process_master(&self.own)) {
+            kubernetes::check_server(&server).map_err(|error| Mistake(error.to_string()))?;
+        }
+        let environment = std::env::var(OTLP_VARIABLE).ok();
+        self.remarks.extend(self.own.tracing.settle(environment).map_err(Mistake)?);
         Ok(self)
     }
 
@@ -151,6 +156,11 @@ impl Settings {
             return Ok(false);
         };
         let new = Self::with_file(&self.line, *run, &said, text)?;
+        let kubeconfig = &new.configuration.client_connection.kubeconfig;
+        if !kubeconfig.is_empty() && new.own.manifests.is_none() {
+            let path = Path::new(kubeconfig);
+            kubernetes::check_kubeconfig(path).map_err(|error| Mistake(error.to_string()))?;
+        }
         // Of our own settings none can be compared, but all of them print what they hold.
         let own = |run: &Run| format!("{run:?}");
         Ok(new.configuration != self.configuration || own(&new.own) != own(&self.own))
@@ -233,7 +243,7 @@ impl Settings {
         let kubeconfig = &self.configuration.client_connection.kubeconfig;
         AccessSettings {
             kubeconfig: Some(PathBuf::from(kubeconfig)).filter(|_| !kubeconfig.is_empty()),
-            servers: self.own.api.servers(self.own.kube_proxy.process.master.as_deref()),
+            servers: self.own.api.servers(process_master(&self.own)),
             requests,
             ..AccessSettings::default()
         }
@@ -287,6 +297,11 @@ impl Settings {
         configuration.forget_other_modes();
         configuration
     }
+}
+
+/// The server of `--master`, if it says anything.
+fn process_master(own: &Run) -> Option<&str> {
+    own.kube_proxy.process.master.as_deref().filter(|url| !url.is_empty())
 }
 
 /// What a command line says; for kube-proxy's settings that it leaves open, kube-proxy's defaults.

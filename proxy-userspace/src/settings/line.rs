@@ -25,7 +25,9 @@ pub struct Line {
 impl Line {
     /// Reads what the program was called with, its own name first.
     pub fn of(words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        let words: Vec<OsString> = words.into_iter().map(|word| normalised(word.into())).collect();
+        let run = kube_proxy();
+        let words = words.into_iter().map(|word| normalised(word.into()));
+        let words: Vec<OsString> = words.filter(|word| !says_nothing(word, &run)).collect();
         let name = words.first().and_then(|path| Path::new(path).file_name());
         Self { is_kube_proxy: name == Some(OsStr::new(KUBE_PROXY)), words }
     }
@@ -79,6 +81,17 @@ fn kube_proxy() -> clap::Command {
         .args_override_self(true)
 }
 
+/// Whether a word is a flag with an empty value, as templates make them: kube-proxy takes it for its default.
+fn says_nothing(word: &OsStr, run: &clap::Command) -> bool {
+    let name = word.to_str().and_then(|word| word.strip_prefix("--")?.strip_suffix('='));
+    let takes_words = |flag: &clap::Arg| {
+        flag.get_action().takes_values() && flag.get_num_args().is_none_or(|values| values.min_values() > 0)
+    };
+    name.is_some_and(|name| {
+        run.get_arguments().any(|flag| flag.get_long() == Some(name) && takes_words(flag))
+    })
+}
+
 /// The name of a flag with `-` where kube-proxy would also take `_` (`WordSepNormalizeFunc`).
 fn normalised(word: OsString) -> OsString {
     if !word.as_bytes().starts_with(b"--") {
@@ -107,6 +120,20 @@ mod tests {
             ("--config", "--config"),
         ] {
             assert_eq!(normalised(word.into()), wanted);
+        }
+    }
+
+    #[test]
+    fn a_flag_with_nothing_behind_it_is_as_good_as_none() {
+        let run = kube_proxy();
+        let values = run.get_arguments();
+        let values = values.filter(|flag| flag.get_action().takes_values() && flag.get_num_args().is_none());
+        let empty: Vec<String> = values.filter_map(|flag| Some(format!("--{}=", flag.get_long()?))).collect();
+        assert!(empty.len() > 40 && empty.contains(&"--kubeconfig=".to_owned()), "{empty:?}");
+        let words = std::iter::once("kube-proxy").chain(empty.iter().map(String::as_str));
+        assert!(Line::of(words).parse().is_ok());
+        for wrong in ["--no-such-flag=", "--bind-address-hard-fail="] {
+            assert!(Line::of(["kube-proxy", wrong]).parse().is_err(), "{wrong}");
         }
     }
 

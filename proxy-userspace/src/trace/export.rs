@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use axum::body::{Body, Bytes, to_bytes};
 use http::{Request, Response};
@@ -52,6 +52,22 @@ pub struct Settings {
     pub node: String,
 }
 
+/// Whether a collector can be there.
+///
+/// # Errors
+/// Why not.
+pub fn check(endpoint: &str) -> Result<(), &'static str> {
+    let is_plain = |url: http::Uri| url.scheme_str() == Some("http") && url.host().is_some();
+    if endpoint.parse().is_ok_and(is_plain) {
+        Ok(())
+    } else {
+        Err(
+            "must be a URL that begins with http://: traces are sent without TLS, to a collector on this node or one that \
+             is trusted to be reached like that",
+        )
+    }
+}
+
 /// Sends spans.
 pub struct Exporter {
     provider: SdkTracerProvider,
@@ -71,12 +87,6 @@ impl Exporter {
     /// When the URL is none.
     pub fn new(settings: &Settings) -> Result<Self> {
         let endpoint = settings.endpoint.trim_end_matches('/');
-        if !endpoint.starts_with("http://") {
-            bail!(
-                "--otlp-endpoint={endpoint:?} must begin with http://: traces are sent without TLS, to a collector on this \
-                 node or one that is trusted to be reached like that"
-            );
-        }
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(Sender::new())

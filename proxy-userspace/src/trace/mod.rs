@@ -27,7 +27,7 @@ use std::{
 };
 
 use crate::cluster::change::{Change, ObjectRef};
-pub use export::{Exporter, Settings};
+pub use export::{Exporter, Settings, check};
 use pace::Pace;
 
 /// Changes that are followed at a time.

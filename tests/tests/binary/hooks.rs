@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use kubeshunt_tests::attached::{self, Way};
 use kubeshunt_tests::foreign::Foreign;
 use kubeshunt_tests::pinned::PinnedMap;
@@ -37,9 +37,11 @@ fn is_led(stage: &Stage) -> Result<bool> {
     Ok(stage.ask(&Target::tcp(at4(1)), 1)?.successes() == 1)
 }
 
-/// The code of /livez, and what it says of the hooks.
+/// The code of /healthz, and what it says of the hooks; /livez says the same, and stays at 200.
 fn health(stage: &Stage) -> Result<(u16, Value)> {
-    let (code, text) = stage.kubeshunt().get(HEALTHZ.port(), "/livez")?;
+    let (alive, said) = stage.kubeshunt().get(HEALTHZ.port(), "/livez")?;
+    ensure!(alive == 200, "{said}");
+    let (code, text) = stage.kubeshunt().get(HEALTHZ.port(), "/healthz")?;
     let body: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
     Ok((code, body["hooks"].clone()))
 }

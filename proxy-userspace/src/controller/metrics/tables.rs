@@ -1,6 +1,13 @@
 //! What came in and what was written.
 
-use std::{sync::atomic::AtomicU64, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use prometheus_client::{
     metrics::{
@@ -32,6 +39,8 @@ pub struct Tables {
     aborted: Family<Labels, Counter>,
     /// Connections of our own among those that the programs have counted.
     own_connections: AtomicU64,
+    /// What they had counted, by outcome, before this process began: with connections of its predecessors' own.
+    before: Mutex<BTreeMap<&'static str, u64>>,
     events: Family<Labels, Counter>,
 }
 
@@ -100,6 +109,7 @@ impl Tables {
             decisions,
             aborted,
             own_connections: AtomicU64::new(0),
+            before: Mutex::default(),
             events,
         }
     }
@@ -160,7 +170,9 @@ impl Tables {
     pub fn decided(&self, outcome: layout::Counter, total: u64) {
         let is_own = outcome == layout::Counter::Connected;
         let own = if is_own { self.own_connections.load(Relaxed) } else { 0 };
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *before.entry(outcome.name()).or_insert(total);
         let counter = self.decisions.get_or_create(&[("outcome", outcome.name())]);
-        counter.inner().store(total.saturating_sub(own), Relaxed);
+        counter.inner().store(total.saturating_sub(before).saturating_sub(own), Relaxed);
     }
 }

@@ -25,7 +25,7 @@ mod watch;
 use std::sync::Arc;
 
 pub(crate) use self::access::Cause;
-pub use self::access::{Access, AccessError, AccessSettings};
+pub use self::access::{Access, AccessError, AccessSettings, check_kubeconfig, check_server};
 use self::outage::Outage;
 use self::watch::{Patience, Subject, Watch};
 use super::Outlet;

@@ -4,7 +4,7 @@
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use prometheus_client::{
     metrics::{counter::Counter, family::Family},
     registry::Registry,
@@ -65,16 +65,29 @@ where
         let method = request.method().clone();
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
         let answer = self.inner.call(request);
+        let pending = Pending { requests, method, host, code: None };
         Box::pin(async move {
+            let mut pending = pending;
             let result = answer.await;
-            // As client-go calls what never got an answer.
-            let code = match &result {
-                Ok(answer) => answer.status().as_u16().to_string(),
-                Err(_) => "<error>".to_owned(),
-            };
-            requests.count(code, method.as_str(), host);
+            pending.code = result.as_ref().ok().map(|answer| answer.status().as_u16());
             result
         })
+    }
+}
+
+/// A request that is counted when it is over, also when nobody has waited for its end.
+struct Pending {
+    requests: Requests,
+    method: Method,
+    host: String,
+    code: Option<u16>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // As client-go calls what never got an answer.
+        let code = self.code.map_or_else(|| "<error>".to_owned(), |code| code.to_string());
+        self.requests.count(code, self.method.as_str(), std::mem::take(&mut self.host));
     }
 }
 
@@ -84,6 +97,22 @@ mod tests {
     use tower::{ServiceExt as _, service_fn};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_nobody_waits_for_any_more_is_counted() {
+        let requests = Requests::default();
+        let silent =
+            service_fn(|_: Request<()>| std::future::pending::<Result<Response<()>, &'static str>>());
+        let request = Request::get("https://10.0.0.1:6443/api").body(()).expect("a request");
+        let answer = requests.layer(silent).oneshot(request);
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(1), answer).await.is_err());
+        let labels = [
+            ("code", "<error>".to_owned()),
+            ("method", "GET".to_owned()),
+            ("host", "10.0.0.1:6443".to_owned()),
+        ];
+        assert_eq!(requests.0.get_or_create(&labels).get(), 1);
+    }
 
     #[tokio::test]
     async fn answers_and_failures_are_counted_by_host() {

@@ -53,13 +53,14 @@ impl Access {
         }
     }
 
-    /// Whether a server says that it is ready. One that keeps that from us is there at least.
+    /// Whether a server says that it is ready. One that keeps that from us is there at least; one that does not know us is
+    /// of no use.
     async fn is_well(&self, server: &Uri) -> bool {
         let Ok(client) = self.client_of(server).await else { return false };
         let Ok(request) = http::Request::get("/readyz").body(Vec::new()) else { return false };
         match tokio::time::timeout(self.patience.answer, client.request_text(request)).await {
             Ok(Ok(_)) => true,
-            Ok(Err(kube::Error::Api(status))) => matches!(status.code, 401 | 403 | 404),
+            Ok(Err(kube::Error::Api(status))) => matches!(status.code, 403 | 404),
             _ => false,
         }
     }

@@ -119,6 +119,23 @@ fn read_token(config: &mut Config) -> Result<(), AccessError> {
     Ok(())
 }
 
+/// Whether an address can be that of an API server.
+///
+/// # Errors
+/// Why not.
+pub fn check_server(url: &str) -> Result<(), AccessError> {
+    server_url(url).map(drop)
+}
+
+/// Whether a kubeconfig can be read.
+///
+/// # Errors
+/// Why not.
+pub fn check_kubeconfig(path: &Path) -> Result<(), AccessError> {
+    let failed = |source| AccessError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
+    Kubeconfig::read_from(path).map(drop).map_err(failed)
+}
+
 fn server_url(url: &str) -> Result<Uri, AccessError> {
     let wrong = |reason: String| AccessError::Server { url: url.to_owned(), reason };
     let parsed: Uri = url.parse().map_err(|error: http::uri::InvalidUri| wrong(error.to_string()))?;

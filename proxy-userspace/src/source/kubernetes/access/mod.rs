@@ -26,7 +26,7 @@ use http::Uri;
 use kube::{Client, Config};
 use tokio::time::Instant;
 
-pub use self::credentials::{AccessError, AccessSettings};
+pub use self::credentials::{AccessError, AccessSettings, check_kubeconfig, check_server};
 use self::credentials::{Fingerprint, fingerprint};
 use self::learned::Learned;
 pub(crate) use self::servers::Next;
@@ -144,7 +144,8 @@ impl Access {
         })
     }
 
-    /// Sends a request to the server in use, and notes how that one does. `limit` is for the head of the answer.
+    /// Sends a request to the server in use, and notes how that one does. `limit` is for all that `ask` waits
+    /// for: of a list its text, of a watch its beginning.
     ///
     /// # Errors
     /// Whatever is not an answer of success; see [`Failed::next`] for when to try again.
@@ -179,6 +180,26 @@ impl Access {
             }
         };
         Err(Failed { cause, next })
+    }
+
+    /// The same for what is of less weight than following Services: whether the server is left does not depend on it. A
+    /// webhook that is asked about events may be slow where nothing else is.
+    ///
+    /// # Errors
+    /// Whatever is not an answer of success.
+    pub(crate) async fn ask_in_passing<T, F>(
+        &self,
+        limit: Duration,
+        ask: impl FnOnce(Client) -> F,
+    ) -> Result<T, Cause>
+    where
+        F: Future<Output = kube::Result<T>>,
+    {
+        let (_, client) = self.client().await;
+        match tokio::time::timeout(limit, ask(client?)).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Cause::Late(limit)),
+        }
     }
 
     /// The server did not accept the credentials.

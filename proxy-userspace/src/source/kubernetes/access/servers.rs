@@ -17,8 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A failure that is longer ago says nothing about now.
 const FORGOTTEN: Duration = Duration::from_secs(30);
 
-/// Who has failed within this time is not asked again without a pause.
-const PAUSE: Duration = Duration::from_millis(2500);
+/// Who has failed within this time is not asked again without a pause. Longer than it takes to find that nobody answers at
+/// any of a few addresses.
+const PAUSE: Duration = FORGOTTEN;
 
 /// How a server has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,8 +242,11 @@ mod tests {
         assert_eq!(world.gone("c"), Next::AfterPause);
         world.uses("a");
         world.passes(3);
-        assert_eq!(world.gone("a"), Next::AtOnce);
+        assert_eq!(world.gone("a"), Next::AfterPause);
         world.uses("b");
+        world.passes(31);
+        assert_eq!(world.gone("b"), Next::AtOnce);
+        world.uses("a");
     }
 
     #[test]
