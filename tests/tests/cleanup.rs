@@ -73,7 +73,7 @@ fn cleanup_removes_every_pin_and_frees_everything() -> Result<()> {
     let (stage, things) = stopped()?;
     let (well, said) = cleanup(&stage)?;
     // eth0 and the ports of two pods, which see to their bridge.
-    assert!(well && said.contains("38 pins"), "8 links, 24 maps, 2 links of 3 devices each: {said}");
+    assert!(well && said.contains("39 pins"), "8 links, 25 maps, 2 links of 3 devices each: {said}");
     assert!(!stage.node.pins().exists(), "the folder is ours alone, so it goes too");
     wait_freed(&things)
 }
