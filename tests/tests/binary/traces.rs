@@ -186,6 +186,6 @@ fn an_endpoint_with_tls_is_refused_with_a_reason() -> Result<()> {
     let mut stage = Stage::new(0)?;
     let error = stage.start_with(|setup| setup.arg("--otlp-endpoint=https://collector:4318"));
     let text = format!("{:#}", error.err().context("it started")?);
-    ensure!(text.contains("must begin with http://"), "{text}");
+    ensure!(text.contains("begins with http://") && text.contains("exit status: 2"), "{text}");
     Ok(())
 }
