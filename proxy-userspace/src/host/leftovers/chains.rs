@@ -19,8 +19,8 @@ const SINGLE: [(&str, &[&str]); 3] = [
         &[
             "KUBE-SERVICES",
             "KUBE-NODEPORTS",
-            "KUBE-POSTROUTING",
-            "KUBE-MARK-MASQ",
+            MASQUERADE,
+            MARK,
             "KUBE-PROXY-CANARY",
             // In the mode ipvs.
             "KUBE-NODE-PORT",
@@ -45,6 +45,13 @@ const SINGLE: [(&str, &[&str]); 3] = [
     ),
     ("mangle", &["KUBE-PROXY-CANARY"]),
 ];
+
+/// Marks packets for masquerading, in `nat`; others lead there too: the CNI plugin portmap (`externalSetMarkChain`), CRI-O's
+/// host ports.
+const MARK: &str = "KUBE-MARK-MASQ";
+
+/// Masquerades what is marked.
+const MASQUERADE: &str = "KUBE-POSTROUTING";
 
 /// How chains of a Service or an endpoint begin, in `nat`. The last until v1.23.
 const PER_SERVICE: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-", "KUBE-XLB-"];
@@ -113,7 +120,7 @@ impl Table {
         }
         let (from_own, from_others): (Vec<_>, Vec<_>) =
             self.jumps.into_iter().filter(|jump| is_own(&jump.to)).partition(|jump| is_own(&jump.from));
-        let (jumps, foreign): (Vec<_>, Vec<_>) =
+        let (mut jumps, foreign): (Vec<_>, Vec<_>) =
             from_others.into_iter().partition(|jump| BUILT_IN.contains(&jump.from.as_str()));
         // What somebody else's rule leads to stays, with all that it leads to.
         let mut kept = BTreeSet::new();
@@ -121,8 +128,13 @@ impl Table {
         while let Some(chain) = reached.pop() {
             if chains.remove(&chain) {
                 reached.extend(from_own.iter().filter(|jump| jump.from == chain).map(|jump| jump.to.clone()));
+                // Without it the mark would do nothing.
+                reached.extend((chain == MARK).then(|| MASQUERADE.to_owned()));
                 kept.insert(chain);
             }
+        }
+        if kept.contains(MARK) {
+            jumps.retain(|jump| jump.to != MASQUERADE);
         }
         Some(Chains { family, table: table.to_owned(), chains, jumps, kept })
     }
@@ -216,7 +228,30 @@ mod tests {
         let found = table.leftovers(Family::V4, "nat").unwrap();
         assert_eq!(names(&found.kept), ["KUBE-EXT-NPX46M4PTMTKRN6Y", "KUBE-MARK-MASQ"]);
         assert_eq!(names(&found.chains), ["KUBE-NODEPORTS", "KUBE-SERVICES"]);
+        assert_eq!(found.jumps.iter().map(|jump| jump.rule).collect::<Vec<_>>(), [1]);
         let only_kept = super::tests::table(&[("MINE", "KUBE-MARK-MASQ")], &[]).leftovers(Family::V4, "nat");
         assert!(!only_kept.unwrap().can_go());
+    }
+
+    #[test]
+    fn what_others_mark_is_masqueraded_as_before() {
+        let portmap = [
+            ("PREROUTING", "KUBE-SERVICES"),
+            ("KUBE-SERVICES", "KUBE-MARK-MASQ"),
+            ("POSTROUTING", "KUBE-POSTROUTING"),
+            ("PREROUTING", "CNI-HOSTPORT-DNAT"),
+            ("CNI-HOSTPORT-DNAT", "CNI-DN-0123456789abcdef01234"),
+            ("CNI-DN-0123456789abcdef01234", "KUBE-MARK-MASQ"),
+        ];
+        let found = table(&portmap, &[]).leftovers(Family::V4, "nat").unwrap();
+        assert_eq!(names(&found.kept), ["KUBE-MARK-MASQ", "KUBE-POSTROUTING"]);
+        assert_eq!(names(&found.chains), ["KUBE-SERVICES"]);
+        assert_eq!(found.jumps.iter().map(|jump| jump.rule).collect::<Vec<_>>(), [1]);
+        // What is left is named once, and not again.
+        let rest = table(&portmap[2..], &[]).leftovers(Family::V4, "nat").unwrap();
+        assert!(!rest.can_go(), "{rest:?}");
+        // Nobody marks any more: all goes.
+        let own = table(&portmap[..3], &[]).leftovers(Family::V4, "nat").unwrap();
+        assert_eq!((own.kept.len(), own.chains.len(), own.jumps.len()), (0, 3, 2));
     }
 }
