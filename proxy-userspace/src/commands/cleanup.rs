@@ -38,7 +38,7 @@ pub fn pins(bpffs_root: &Path) -> Result<()> {
         println!("detached and removed: {filters} filters from devices");
     }
     if leftovers::remove_keeper()? {
-        println!("removed: the chain that has kept kube-proxy's connections alive");
+        println!("removed: the chains that have kept kube-proxy's connections alive");
     }
     if exists {
         let removed = pins.remove()?;

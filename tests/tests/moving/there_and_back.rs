@@ -66,11 +66,10 @@ fn nobody_notices_a_move_from_kube_proxy_with_the_old_iptables() -> Result<()> {
     Ok(())
 }
 
-/// With kube-proxy's table goes the last one that translates, and nobody masquerades what comes from outside: its ports are
-/// ours to draw, beside those that conntrack has given to kube-proxy's connections.
-#[test]
-fn where_nobody_else_translates_no_connection_breaks_with_kube_proxys_table() -> Result<()> {
-    for outcome in move_in(Mode::Nftables, false)? {
+/// With kube-proxy's rules go the last ones that track and translate, and nobody masquerades what comes from outside: its
+/// ports are ours to draw, beside those that conntrack has given to kube-proxy's connections.
+fn move_in_alone(mode: Mode) -> Result<()> {
+    for outcome in move_in(mode, false)? {
         assert!(outcome.alive == outcome.held && outcome.broken.is_empty(), "{outcome}");
         if outcome.what == "host to ClusterIP" {
             // docs/migrate.md says why, and until when: conntrack gives some of them another port, perhaps one of ours.
@@ -81,6 +80,21 @@ fn where_nobody_else_translates_no_connection_breaks_with_kube_proxys_table() ->
         }
     }
     Ok(())
+}
+
+#[test]
+fn where_nobody_else_translates_no_connection_breaks_with_kube_proxys_table() -> Result<()> {
+    move_in_alone(Mode::Nftables)
+}
+
+#[test]
+fn where_nobody_else_translates_no_connection_breaks_with_kube_proxys_chains() -> Result<()> {
+    move_in_alone(Mode::IptablesNft)
+}
+
+#[test]
+fn where_nobody_else_translates_no_connection_breaks_with_chains_of_the_old_iptables() -> Result<()> {
+    move_in_alone(Mode::IptablesLegacy)
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! What keeps alive the connections that kube-proxy has translated, where its table was the only one that translates.
+//! What keeps alive the connections that kube-proxy has translated, in whatever mode it was.
 //!
 //! The kernel translates as long as some chain of the type `nat` is there (`nf_nat_unregister_fn` in
 //! `net/netfilter/nf_nat_core.c`), and tracks connections as long as some rule asks it to (`nf_ct_netns_put`). With the
-//! last of them established connections break, although their entries are all there. So in the same transaction that
-//! removes the last one a chain comes into being that translates nothing.
+//! last of them established connections break, although their entries are all there. Which rule is the last one is not
+//! ours to guess: before any of kube-proxy's goes a chain comes into being that translates nothing.
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{

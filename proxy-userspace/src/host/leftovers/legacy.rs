@@ -7,6 +7,7 @@ use std::{
 };
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use tracing::warn;
 
 use super::{
     Family,
@@ -52,7 +53,13 @@ pub(super) fn find() -> io::Result<Vec<Chains>> {
 
 /// Removes it, from the table as it is by now.
 pub(super) fn remove(known: &Chains) -> io::Result<()> {
-    let _lock = File::open(LOCK).and_then(|file| file.lock().map(|()| file));
+    let lock = File::open(LOCK).and_then(|file| file.lock().map(|()| file));
+    if let Err(error) = &lock {
+        warn!(
+            "cannot keep iptables out by {LOCK}: {error}; a rule that another program changes at this very moment may come \
+             back or be lost"
+        );
+    }
     let socket = open(known.family)?;
     let blob = read(&socket, known.family, &known.table)?;
     let table = blob.table().ok_or_else(unreadable)?;
@@ -78,11 +85,14 @@ pub(super) fn remove(known: &Chains) -> io::Result<()> {
     for rule in rest.kept {
         add.extend_from_slice(&counters[rule * COUNTERS..][..COUNTERS]);
     }
-    add_counters(&socket, known.family, &add)
+    if let Err(error) = add_counters(&socket, known.family, &add) {
+        warn!("the other rules of {} {} count from zero: {error}", known.family, known.table);
+    }
+    Ok(())
 }
 
 /// The tables that are there, in this network namespace.
-pub(super) fn tables_in_use(family: Family) -> Vec<String> {
+fn tables_in_use(family: Family) -> Vec<String> {
     let file = match family {
         Family::V4 => "/proc/self/net/ip_tables_names",
         Family::V6 => "/proc/self/net/ip6_tables_names",

@@ -3,7 +3,7 @@
 //! - [`chains`]: pure: whose chain it is, and what can go;
 //! - [`nftables`]: nftables, and what iptables writes there;
 //! - [`legacy`]: the old iptables; [`blob`]: pure: a table of theirs;
-//! - [`keeper`]: what keeps connections alive where nobody else translates;
+//! - [`keeper`]: what keeps connections alive that kube-proxy has translated;
 //! - [`ipvs`]: the device and the virtual servers of the mode ipvs;
 //! - [`running`]: whether a kube-proxy is at work;
 //! - [`attendance`]: what a running kubeshunt does about all of this.
@@ -19,7 +19,7 @@ mod legacy;
 mod nftables;
 pub mod running;
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use anyhow::{Context as _, Result};
 use netlink_packet_netfilter::NetfilterProtoFamily;
@@ -75,12 +75,7 @@ impl fmt::Display for Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leftover {
     /// Its table in nftables.
-    Table {
-        /// Whose packets.
-        family: Family,
-        /// Whether nobody else has the kernel translate: then its connections need something in its place.
-        is_alone: bool,
-    },
+    Table(Family),
     /// Its chains among those that iptables keeps in nftables.
     Chains(Chains),
     /// Its chains among those of the old iptables.
@@ -94,7 +89,7 @@ impl Leftover {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Table { .. } => "nftables table",
+            Self::Table(_) => "nftables table",
             Self::Chains(_) => "iptables-nft chains",
             Self::OldChains(_) => "iptables-legacy chains",
             Self::Ipvs => "ipvs",
@@ -105,7 +100,7 @@ impl Leftover {
     #[must_use]
     pub fn place(&self) -> String {
         match self {
-            Self::Table { family, .. } => family.to_string(),
+            Self::Table(family) => family.to_string(),
             Self::Chains(chains) | Self::OldChains(chains) => format!("{} {}", chains.family, chains.table),
             Self::Ipvs => "this network namespace".to_owned(),
         }
@@ -115,7 +110,7 @@ impl Leftover {
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         match self {
-            Self::Table { .. } => vec![nftables::KUBE_PROXY],
+            Self::Table(_) => vec![nftables::KUBE_PROXY],
             Self::Chains(chains) | Self::OldChains(chains) => {
                 chains.chains.iter().map(String::as_str).collect()
             }
@@ -134,6 +129,15 @@ impl Leftover {
         }
     }
 
+    /// Whose packets it has translated; of both families, if that is not to be seen.
+    fn families(&self) -> Vec<Family> {
+        match self {
+            Self::Table(family) => vec![*family],
+            Self::Chains(chains) | Self::OldChains(chains) => vec![chains.family],
+            Self::Ipvs => vec![Family::V4, Family::V6],
+        }
+    }
+
     /// Some of its names.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -148,9 +152,6 @@ impl Leftover {
                 1 => text += "; 1 rule leads there",
                 jumps => text += &format!("; {jumps} rules lead there"),
             }
-        }
-        if let Self::Table { is_alone: true, .. } = self {
-            text += &format!("; an empty chain in table {} keeps its connections alive", keeper::TABLE);
         }
         let kept = self.kept();
         if !kept.is_empty() {
@@ -190,10 +191,7 @@ pub fn find() -> Result<Vec<Leftover>> {
     let found = Nftables::open()
         .and_then(|nftables| nftables.find())
         .context("cannot look for kube-proxy's rules in nftables (that takes CAP_NET_ADMIN)")?;
-    let has_old_nat = |family| legacy::tables_in_use(family).iter().any(|table| table == "nat");
-    let is_alone = |family| !found.translated.contains(&family) && !has_old_nat(family);
-    let table = |family| Leftover::Table { family, is_alone: is_alone(family) };
-    let mut leftovers: Vec<_> = found.tables.iter().copied().map(table).collect();
+    let mut leftovers: Vec<_> = found.tables.into_iter().map(Leftover::Table).collect();
     leftovers.extend(found.chains.into_iter().filter(Chains::can_go).map(Leftover::Chains));
     let old = legacy::find()
         .context("cannot look for kube-proxy's chains in the old iptables (that takes CAP_NET_ADMIN)")?;
@@ -204,16 +202,20 @@ pub fn find() -> Result<Vec<Leftover>> {
     Ok(leftovers)
 }
 
-/// Removes what was found, one thing after the other; each goes as a whole or stays.
+/// Removes what was found, one thing after the other; each goes as a whole or stays. First of all comes what keeps the
+/// connections alive that it has translated.
 ///
 /// # Errors
 /// When the kernel refuses; what is named before is gone then.
 pub fn remove(leftovers: &[Leftover]) -> Result<()> {
     let nftables = Nftables::open().context("cannot open netlink to nftables")?;
+    for family in leftovers.iter().flat_map(Leftover::families).collect::<BTreeSet<_>>() {
+        let kept = nftables.keep_connections(family);
+        kept.with_context(|| format!("cannot make table {family} {}; nothing was removed", keeper::TABLE))?;
+    }
     for leftover in leftovers {
         let removed = match leftover {
-            Leftover::Table { family, is_alone: true } => nftables.replace_table(*family),
-            Leftover::Table { family, .. } => nftables.remove_table(*family, nftables::KUBE_PROXY),
+            Leftover::Table(family) => nftables.remove_table(*family, nftables::KUBE_PROXY),
             Leftover::Chains(chains) => nftables.remove_chains(chains),
             Leftover::OldChains(chains) => legacy::remove(chains),
             Leftover::Ipvs => ipvs::remove(),
@@ -223,7 +225,7 @@ pub fn remove(leftovers: &[Leftover]) -> Result<()> {
     Ok(())
 }
 
-/// Removes what was put in place of kube-proxy's table; says whether there was something.
+/// Removes what keeps alive the connections that kube-proxy has translated; says whether there was something.
 ///
 /// # Errors
 /// When the kernel refuses.

@@ -16,6 +16,7 @@ use netlink_packet_netfilter::{
     none::ControlMessage,
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
+use tracing::warn;
 
 use super::{
     Family,
@@ -38,8 +39,6 @@ const ATTEMPTS: u32 = 10;
 pub(super) struct Found {
     /// Families that have kube-proxy's own table.
     pub(super) tables: BTreeSet<Family>,
-    /// Families in which somebody else has a chain that may translate.
-    pub(super) translated: BTreeSet<Family>,
     /// Its chains in iptables' tables.
     pub(super) chains: Vec<Chains>,
 }
@@ -55,7 +54,6 @@ impl Nftables {
     /// Looks for what is kube-proxy's. A kernel without nftables has nothing.
     pub(super) fn find(&self) -> io::Result<Found> {
         let mut by_table: BTreeMap<(Family, String), Table> = BTreeMap::new();
-        let mut translated = BTreeSet::new();
         let chains = match self.list(NetfilterProtoFamily::Unspec, all_chains()) {
             Err(error) if is_missing(&error) => return Ok(Found::default()),
             chains => chains?,
@@ -63,16 +61,13 @@ impl Nftables {
         for (families, message) in chains {
             let NfTablesMessage::NewChain(chain) = message else { continue };
             let (Some(table), Some(name)) = (table_of(&chain), name_of(&chain)) else { continue };
-            if is_nat(&chain) && table != KUBE_PROXY {
-                translated.extend(families_of(families));
-            }
             if let Ok(family) = Family::try_from(families)
                 && chains::tables().any(|known| known == table)
             {
                 by_table.entry((family, table.to_owned())).or_default().chains.insert(name.to_owned());
             }
         }
-        let mut found = Found { tables: self.tables(KUBE_PROXY)?, translated, chains: Vec::new() };
+        let mut found = Found { tables: self.tables(KUBE_PROXY)?, chains: Vec::new() };
         for ((family, name), mut table) in by_table {
             table.jumps = self.jumps(family, &name)?;
             found.chains.extend(table.leftovers(family, &name));
@@ -105,10 +100,22 @@ impl Nftables {
         self.commit([(family, delete_table(name))])
     }
 
-    /// Removes kube-proxy's own table, the only one that translates, and keeps the translation of what it has translated.
-    pub(super) fn replace_table(&self, family: Family) -> io::Result<()> {
-        let changes = keeper::messages().into_iter().chain([delete_table(KUBE_PROXY)]);
-        self.commit(changes.map(|message| (family, message)))
+    /// Has the kernel go on tracking and translating whoever else asks for it, unless that is so already. A kernel without
+    /// nftables cannot.
+    pub(super) fn keep_connections(&self, family: Family) -> io::Result<()> {
+        if self.tables(keeper::TABLE)?.contains(&family) {
+            return Ok(());
+        }
+        match self.commit(keeper::messages().map(|message| (family, message))) {
+            Err(error) if is_missing(&error) => {
+                warn!(
+                    "this kernel has no nftables to keep connections alive by: where no other rule has it translate \
+                     {family}, those that kube-proxy has translated break"
+                );
+                Ok(())
+            }
+            kept => kept,
+        }
     }
 
     /// Families that have a table of that name.
@@ -186,19 +193,6 @@ fn all_chains() -> NfTablesMessage {
 
 fn delete_table(name: &str) -> NfTablesMessage {
     NfTablesMessage::DeleteTable(TableMessage { attributes: vec![TableAttribute::Name(name.to_owned())] })
-}
-
-/// Whether a chain has the kernel translate.
-fn is_nat(chain: &ChainMessage) -> bool {
-    chain.attributes.iter().any(|part| matches!(part, ChainAttribute::Type(kind) if kind == "nat"))
-}
-
-/// Whose packets a table of that kind sees.
-fn families_of(family: NetfilterProtoFamily) -> Vec<Family> {
-    match family {
-        NetfilterProtoFamily::Inet => vec![Family::V4, Family::V6],
-        family => family.try_into().into_iter().collect(),
-    }
 }
 
 /// What a kernel without nftables says.
