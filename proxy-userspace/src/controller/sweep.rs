@@ -4,6 +4,7 @@
 //! with what there is, and a fiftieth of a CPU at most.
 
 use std::{
+    collections::BTreeSet,
     io, mem,
     sync::{
         Arc,
@@ -13,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use proxy_common::layout::Tuple;
 use tracing::{debug, info, warn};
 
 use super::status::Status;
@@ -63,6 +65,7 @@ pub async fn run(maps: FlowMaps, judge: Judge, status: Arc<Status>, served: Rece
         served,
         changed: Served::default(),
         heeds_conntrack: true,
+        kube_proxys: None,
         crowded: Alarm::default(),
         full: Alarm::default(),
     };
@@ -79,6 +82,8 @@ struct Sweeper {
     changed: Served,
     /// Whether conntrack still translates something that may be kube-proxy's.
     heeds_conntrack: bool,
+    /// What that is, once we serve: only less of it then. What others translate, such as host ports, is not among it.
+    kube_proxys: Option<BTreeSet<Tuple>>,
     crowded: Alarm<Crowd>,
     full: Alarm<()>,
 }
@@ -118,11 +123,19 @@ impl Sweeper {
                 Err(error) if is_busy(&error) => Ok(()),
                 other => other,
             })?;
-            Ok(answers.len())
+            Ok(answers)
         });
         match noted {
-            Ok(count) => {
-                self.heeds_conntrack = count > 0 || !self.status.health().is_serving;
+            Ok(answers) => {
+                let count = answers.len();
+                if self.status.health().is_serving {
+                    let left = match self.kube_proxys.take() {
+                        Some(known) => &known & &answers,
+                        None => answers,
+                    };
+                    self.heeds_conntrack = !left.is_empty();
+                    self.kube_proxys = Some(left);
+                }
                 debug!(count, "noted which connections to endpoints are netfilter's");
             }
             Err(error) => {
