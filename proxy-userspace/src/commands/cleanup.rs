@@ -52,7 +52,7 @@ pub fn pins(bpffs_root: &Path) -> Result<()> {
 /// Removes what kube-proxy has left in this network namespace, and prints what that was.
 ///
 /// # Errors
-/// When a kube-proxy is at work there, unless forced; when the kernel refuses.
+/// When a kube-proxy is at work there, or may be, unless forced; when the kernel refuses.
 pub fn kube_proxy(args: Removal) -> Result<()> {
     if let Some(sign) = running::sign()
         && !args.force
@@ -60,6 +60,12 @@ pub fn kube_proxy(args: Removal) -> Result<()> {
         bail!(
             "a kube-proxy is at work here: {sign}; nothing was removed, for it would bring everything back. Stop it \
              first (kubectl -n kube-system delete daemonset kube-proxy), or add --force"
+        );
+    }
+    if !args.force && !running::can_tell() {
+        bail!(
+            "whether a kube-proxy is at work cannot be seen from this container, whose kubeshunt has the port where it \
+             would answer; nothing was removed. Once you have seen that none runs on this node, add --force"
         );
     }
     let found = leftovers::find()?;

@@ -129,12 +129,12 @@ impl Leftover {
         }
     }
 
-    /// Whose packets it has translated; of both families, if that is not to be seen.
+    /// Whose packets conntrack has translated by it. IPVS has connections of its own, which nothing keeps alive.
     fn families(&self) -> Vec<Family> {
         match self {
             Self::Table(family) => vec![*family],
             Self::Chains(chains) | Self::OldChains(chains) => vec![chains.family],
-            Self::Ipvs => vec![Family::V4, Family::V6],
+            Self::Ipvs => Vec::new(),
         }
     }
 

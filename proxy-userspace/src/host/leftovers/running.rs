@@ -58,8 +58,23 @@ fn process() -> Option<u32> {
 /// The mode that a kube-proxy says to be in. One of ours says so too, but has metrics of its own.
 fn answer() -> Option<String> {
     let mode = get("/proxyMode").filter(|mode| ["iptables", "ipvs", "nftables"].contains(&mode.as_str()))?;
-    let is_ours = get("/metrics")?.contains("\nkubeshunt_");
-    (!is_ours).then_some(mode)
+    // One that is too busy to say more is at work.
+    (!is_ours()).then_some(mode)
+}
+
+/// Whether the absence of a [`sign`] says something. Not in a container with processes of its own only, where a kube-proxy's
+/// is not to be seen, as long as the port where it would answer is ours.
+#[must_use]
+pub fn can_tell() -> bool {
+    let name = |process: &str| fs::read_to_string(format!("/proc/{process}/comm")).ok();
+    // There process 1 is one of ours, and on a host it is not.
+    let is_alone = name("1").is_some_and(|first| Some(first) == name("self"));
+    !is_alone || !is_ours()
+}
+
+/// Whether one of ours has the port.
+fn is_ours() -> bool {
+    get("/metrics").is_some_and(|metrics| metrics.contains("\nkubeshunt_"))
 }
 
 fn get(path: &str) -> Option<String> {
