@@ -26,7 +26,8 @@ pub(super) fn is_there() -> bool {
     unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
 }
 
-/// Removes the device and, as kube-proxy's own clean-up does, every virtual server of this network namespace.
+/// Removes the device and, as kube-proxy's own clean-up does, every virtual server of this network namespace,
+/// those of others too. IPVS' connections go with them.
 pub(super) fn remove() -> io::Result<()> {
     flush()?;
     let mut device = LinkMessage::default();
