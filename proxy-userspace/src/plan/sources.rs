@@ -62,15 +62,11 @@ impl Sources {
         !self.limbo.is_empty()
     }
 
-    /// Takes some of a service's back, if they are wanted again; returns which.
-    fn reclaim(&mut self, id: u32, wanted: &BTreeSet<Range>) -> BTreeSet<Range> {
-        let mut reclaimed = BTreeSet::new();
-        let mut is_back = |range: &SourceRange| {
-            let own = (range.address, range.length);
-            range.service == id && wanted.contains(&own) && reclaimed.insert(own)
-        };
-        self.limbo.retain(|(_, range)| !is_back(range));
-        reclaimed
+    /// Takes back all that a service does not admit any more and the map still holds: as clients are told apart
+    /// again, whatever it holds counts.
+    fn reclaim(&mut self, id: u32) -> impl Iterator<Item = Range> {
+        let own = self.limbo.extract_if(.., move |(_, range)| range.service == id);
+        own.map(|(_, range)| (range.address, range.length))
     }
 }
 
@@ -83,7 +79,7 @@ impl Planner {
             return true;
         };
         let wanted = &admission.ranges;
-        port.admitted.extend(self.sources.reclaim(id, wanted));
+        port.admitted.extend(self.sources.reclaim(id));
         let expelled: BTreeSet<Range> = port.admitted.difference(wanted).copied().collect();
         let missing: Vec<Range> = wanted.difference(&port.admitted).copied().collect();
         let room = (layout::SOURCES as usize).saturating_sub(self.sources.in_map);

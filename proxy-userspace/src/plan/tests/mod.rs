@@ -5,10 +5,11 @@ mod capacity;
 mod properties;
 mod world;
 
-use proxy_common::layout::frontend_kind;
+use proxy_common::{address::Address, layout::frontend_kind};
 
 use super::{Extent, Operation, Planner, simulated::Maps};
-use world::{CAPACITY, Port, World, backend, service, table, vip};
+use crate::tables::admission::Admission;
+use world::{CAPACITY, Port, World, backend, kept_out, service, table, truly_kept_out, vip};
 
 /// Plans `world` onto `maps`, carries it out, and lets the grace period pass.
 fn settle(planner: &mut Planner, maps: &mut Maps, world: &World, extent: Extent) -> usize {
@@ -51,6 +52,27 @@ fn a_policy_change_is_one_store() {
     settle(&mut planner, &mut maps, &world, Extent::Everything);
     world.0.get_mut(&service(0)).unwrap()[0].internal_local = true;
     assert_eq!(settle(&mut planner, &mut maps, &world, Extent::Changes), 1);
+}
+
+/// What a service admitted before it was open to everybody does not count when it is restricted anew, though the map
+/// still holds it: between the two no grace period has passed.
+#[test]
+fn who_was_admitted_before_it_was_open_is_not_admitted_for_that() {
+    let key = vip([10, 0, 0, 1], 80);
+    let only = |first: [u8; 4], length| {
+        let range = (Address::from_v4_word(u32::from_ne_bytes(first)), length);
+        Some(Admission { ranges: [range].into(), is_node: false })
+    };
+    let (mut planner, mut maps) = (Planner::new(CAPACITY), Maps::new(CAPACITY));
+    for admission in [only([10, 8, 0, 0], 15), None, only([10, 9, 1, 0], 24)] {
+        let port = Port { endpoints: vec![1], admission, ..Port::default() };
+        let mut table = table(0, 0, vec![key], &port);
+        table.frontends[0].1 = frontend_kind::LOAD_BALANCER;
+        let plan = planner.plan(&maps.backends, vec![(service(0), vec![table.clone()])], Extent::Changes);
+        maps.carry_out(&plan.operations);
+        assert_eq!(kept_out(&maps, key), truly_kept_out(Some(&table), &key), "{:?}", table.admission);
+    }
+    assert_eq!(maps.sources.len(), 1, "what counts no more is gone");
 }
 
 #[test]
