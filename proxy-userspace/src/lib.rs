@@ -22,6 +22,7 @@ pub mod tables;
 
 pub mod datapath;
 
+mod bucket;
 pub mod controller;
 pub mod events;
 pub mod host;

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::apiserver::Binaries;
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::layout::cluster_subnets;
 use crate::netns::NetNs;
 use crate::node::Node;
@@ -148,22 +148,13 @@ impl KubeProxy {
     /// The end of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        format!("the end of kube-proxy's log:\n  {}\n", lines[lines.len().saturating_sub(30)..].join("\n  "))
+        format!("the end of kube-proxy's log:\n{}", process::last_lines(&self.log))
     }
 }
 
 impl Drop for KubeProxy {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            // It may have ended already; either way it is gone after this.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-        if let Err(error) = cgroup::remove_tree(self.cgroup.path()) {
-            eprintln!("{error:#}");
-        }
+        process::bury(&mut self.process, &self.cgroup);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: every process started here dies with the harness. The kernel sends a parent-death
 //! signal when the *thread* that forked ends, so one thread that never ends does all the forking.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -15,12 +16,32 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::netns::NetNs;
 
 type Job = (Command, Sender<io::Result<Child>>);
 
 static SPAWNER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
+
+/// Kills a program, if it still runs, and removes its cgroup. For destructors: what fails is only said.
+pub(crate) fn bury(process: &mut Option<Child>, cgroup: &Cgroup) {
+    if let Some(mut process) = process.take() {
+        // It may have ended already; either way it is gone after this.
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+    if let Err(error) = cgroup::remove_tree(cgroup.path()) {
+        eprintln!("{error:#}");
+    }
+}
+
+/// The last lines of a log, indented.
+pub(crate) fn last_lines(log: &Path) -> String {
+    const LINES: usize = 30;
+    let text = fs::read_to_string(log).unwrap_or_else(|error| error.to_string());
+    let lines: Vec<_> = text.lines().collect();
+    format!("  {}\n", lines[lines.len().saturating_sub(LINES)..].join("\n  "))
+}
 
 /// Starts `command` in the namespace and the cgroup, on the machine's own file systems.
 ///

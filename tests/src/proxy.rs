@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::manifests::Folder;
 use crate::node::Node;
 use crate::{process, wait};
@@ -28,9 +28,6 @@ use crate::{process, wait};
 pub const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
 /// Where it serves its health, inside the node's namespace: on every address, for load balancers.
 pub const HEALTHZ: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256);
-
-/// How many lines of the log an error shows.
-const TAIL: usize = 30;
 
 /// A condition of a running program.
 pub type Check = dyn Fn(&Kubeshunt) -> Result<bool> + Send + Sync;
@@ -358,22 +355,12 @@ impl Kubeshunt {
     /// The end of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string());
-        let lines: Vec<_> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n  ");
-        format!("the end of its log ({}):\n  {tail}\n", self.log.display())
+        format!("the end of its log ({}):\n{}", self.log.display(), process::last_lines(&self.log))
     }
 }
 
 impl Drop for Kubeshunt {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            // It may have ended already; either way it is gone after this.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-        if let Err(error) = cgroup::remove_tree(self.cgroup.path()) {
-            eprintln!("{error:#}");
-        }
+        process::bury(&mut self.process, &self.cgroup);
     }
 }

@@ -24,7 +24,7 @@ pub(super) async fn until_it_changes(settings: &Settings) -> Result<()> {
     let (notices, mut noticed) = mpsc::channel(1);
     let _watcher = watch(file, notices);
     let shown = file.display();
-    let mut complained = String::new();
+    let (mut seen, mut complained) = (None, String::new());
     loop {
         // No notice is no news, and neither is a watch that could not be set up.
         if let Ok(Some(())) = timeout(AT_LEAST, noticed.recv()).await {
@@ -33,9 +33,13 @@ pub(super) async fn until_it_changes(settings: &Settings) -> Result<()> {
         } else if noticed.is_closed() {
             tokio::time::sleep(AT_LEAST).await;
         }
-        let wrong = match std::fs::read_to_string(file) {
-            Err(error) => error.to_string(),
-            Ok(text) => match settings.differ_with(&text) {
+        let text = std::fs::read_to_string(file).map_err(|error| error.to_string());
+        if seen.as_ref() == Some(&text) {
+            continue;
+        }
+        let wrong = match &text {
+            Err(error) => error.clone(),
+            Ok(text) => match settings.differ_with(text) {
                 Ok(true) => bail!(
                     "the configuration file {shown} has changed; ending, so as to be started anew with it. Services go \
                      on being served meanwhile"
@@ -50,6 +54,7 @@ pub(super) async fn until_it_changes(settings: &Settings) -> Result<()> {
             );
         }
         complained = wrong;
+        seen = Some(text);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Kubernetes events: what a person should find with `kubectl describe` or `kubectl events`.
 //!
 //! A [`Recorder`] is asked from anywhere and never waits: its queue is bounded, and what finds no room is dropped and
-//! counted. [`writer`] sends what is queued to the API server at a pace of its own; [`pace`] sees to it that what
+//! counted. [`writer`] sends what is queued to the API server at a pace of its own; [`known`] sees to it that what
 //! lasts, or comes again and again, is written once an hour.
 //!
 //! Of kube-proxy's events those that mean something here are sent as kube-proxy sends them
@@ -9,7 +9,7 @@
 //! object. Beyond, a Service of which something is not served gets a Warning. Every node would say the same of it: such an
 //! event has the same name on all of them, so that the first one writes it and the others find it written.
 
-mod pace;
+mod known;
 pub mod writer;
 
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! Events on their way to the API server.
 //!
-//! Input: what recorders have queued. Output: objects of `events.k8s.io/v1`, at the pace of [`super::pace`]. A server
+//! Input: what recorders have queued. Output: objects of `events.k8s.io/v1`, at a pace of its own. A server
 //! that is away is tried again for ten minutes, meanwhile the queue fills up. Where the right is lacking that is said
 //! once, and not asked for again within ten minutes.
 
@@ -15,14 +15,17 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{
-    Count, Event, Outcome, Regarding,
-    pace::{Known, Pace},
-};
+use super::{Count, Event, Outcome, Regarding, known::Known};
 use crate::{
+    bucket::Bucket,
     cluster::model::ServiceName,
     source::kubernetes::{Access, Cause},
 };
+
+/// So many may be written in a row...
+const BURST: u32 = 25;
+/// ...and one more each time this has passed.
+const REFILL: Duration = Duration::from_secs(10);
 
 /// For an answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -57,7 +60,7 @@ pub struct Reporter {
 /// Writes events until nobody can record any more.
 pub async fn run(mut events: Receiver<Event>, access: Arc<Access>, reporter: Reporter, count: Count) {
     let mut known = Known::default();
-    let mut pace = Pace::new(Instant::now());
+    let mut pace = Bucket::full(BURST, REFILL, Instant::now().into_std());
     let mut writer = Writer { access, reporter, may_ask_from: Instant::now(), has_complained: false };
     loop {
         let is_idle = events.is_empty();
@@ -69,7 +72,7 @@ pub async fn run(mut events: Receiver<Event>, access: Arc<Access>, reporter: Rep
         if is_idle && event.is_everywhere {
             sleep(SPREAD.mul_f64(fastrand::f64())).await;
         }
-        sleep(pace.take(Instant::now())).await;
+        sleep(pace.take(Instant::now().into_std())).await;
         let outcome = writer.deliver(&event).await;
         if matches!(outcome, Outcome::Dropped | Outcome::Forbidden) {
             known.forget(&event);

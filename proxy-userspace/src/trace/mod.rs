@@ -18,20 +18,26 @@
 //! waiting changes of one object the first. What the exporter cannot send in time is dropped there.
 
 mod export;
-mod pace;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use crate::cluster::change::{Change, ObjectRef};
+use crate::{
+    bucket::Bucket,
+    cluster::change::{Change, ObjectRef},
+};
 pub use export::{Exporter, Settings, check};
-use pace::Pace;
 
 /// Changes that are followed at a time.
 const WAITING: usize = 256;
+
+/// So many are followed in a row...
+const BURST: u32 = 50;
+/// ...and one more each time this has passed.
+const REFILL: Duration = Duration::from_millis(20);
 
 /// Follows changes, or does nothing. Clones follow the same changes.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +51,7 @@ struct Followed {
 
 #[derive(Debug)]
 struct State {
-    pace: Pace,
+    pace: Bucket,
     /// Received and not taken in yet.
     waiting: HashMap<ObjectRef, Received>,
     /// Taken in and not written yet.
@@ -100,7 +106,11 @@ impl Trace {
     /// Follows changes for this exporter.
     #[must_use]
     pub fn new(exporter: Exporter) -> Self {
-        let state = State { pace: Pace::new(Instant::now()), waiting: HashMap::new(), taken: Vec::new() };
+        let state = State {
+            pace: Bucket::full(BURST, REFILL, Instant::now()),
+            waiting: HashMap::new(),
+            taken: Vec::new(),
+        };
         Self(Some(Arc::new(Followed { state: Mutex::new(state), exporter })))
     }
 
@@ -110,7 +120,8 @@ impl Trace {
         let Some((verb, object)) = name(change) else { return };
         let now = Instant::now();
         let mut state = followed.state();
-        if state.waiting.len() >= WAITING || state.waiting.contains_key(&object) || !state.pace.take(now) {
+        if state.waiting.len() >= WAITING || state.waiting.contains_key(&object) || !state.pace.try_take(now)
+        {
             return;
         }
         let received = Received { verb, version: version(change), at: now };

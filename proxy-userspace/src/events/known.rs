@@ -1,4 +1,4 @@
-//! Which events have been written already, and how fast others may be. Pure: time is an argument.
+//! Which events have been written already. Pure: time is an argument.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,11 +11,6 @@ const REMEMBERED: usize = 512;
 
 /// An API server forgets an event after an hour (`--event-ttl`): what comes again later is written again.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
-
-/// So many may be written in a row...
-const BURST: u32 = 25;
-/// ...and one more each time this has passed.
-const REFILL: Duration = Duration::from_secs(10);
 
 /// The events written so far, and when.
 #[derive(Debug, Default)]
@@ -56,37 +51,6 @@ impl Known {
     }
 }
 
-/// How fast may be written: a bucket of tokens.
-#[derive(Debug)]
-pub(super) struct Pace {
-    left: u32,
-    since: Instant,
-}
-
-impl Pace {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { left: BURST, since: now }
-    }
-
-    /// How long to wait before the next one, which is counted from now on.
-    pub(super) fn take(&mut self, now: Instant) -> Duration {
-        while self.left < BURST && now.duration_since(self.since) >= REFILL {
-            self.left += 1;
-            self.since += REFILL;
-        }
-        if self.left == BURST {
-            self.since = now;
-        }
-        if self.left > 0 {
-            self.left -= 1;
-            return Duration::ZERO;
-        }
-        // The token that comes next is spent already.
-        self.since += REFILL;
-        self.since.duration_since(now)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,23 +85,5 @@ mod tests {
             assert!(known.written.len() <= REMEMBERED);
         }
         assert!(!known.is_new(&event(REMEMBERED * 2 - 1), now));
-    }
-
-    #[test]
-    fn a_burst_and_then_one_after_the_other() {
-        let begin = Instant::now();
-        let mut pace = Pace::new(begin);
-        for _ in 0..BURST {
-            assert_eq!(pace.take(begin), Duration::ZERO);
-        }
-        assert_eq!(pace.take(begin), REFILL);
-        let later = begin + REFILL;
-        assert_eq!(pace.take(later), REFILL);
-        // After a long silence there is room for a burst again, and for no more.
-        let much_later = later + REFILL * 1000;
-        for _ in 0..BURST {
-            assert_eq!(pace.take(much_later), Duration::ZERO);
-        }
-        assert_eq!(pace.take(much_later), REFILL);
     }
 }
