@@ -4,6 +4,8 @@
 //! the target; and a rustup nightly with `rust-src`, which builds one. Both need `bpf-linker`. The programs
 //! are always built optimised: unoptimised ones do not pass the verifier.
 
+mod btf;
+
 use std::{
     env,
     ffi::OsString,
@@ -59,9 +61,16 @@ fn main() {
     let status = cargo.status().unwrap_or_else(|error| panic!("cannot start {cargo:?}: {error}; {HOW}"));
     assert!(status.success(), "compiling the BPF programs failed, see above; if tools are missing, {HOW}");
 
-    let object = out.join("bpf").join(target).join("release/kubeshunt");
-    std::fs::copy(&object, out.join("kubeshunt.bpf.o"))
-        .unwrap_or_else(|error| panic!("cannot copy {}: {error}", object.display()));
+    let linked = out.join("bpf").join(target).join("release/kubeshunt");
+    let mut object =
+        std::fs::read(&linked).unwrap_or_else(|error| panic!("cannot read {}: {error}", linked.display()));
+    if btf::put_in_order(&mut object).is_none() {
+        println!(
+            "cargo::warning=the programs' BTF is not as expected: builds of the same source may differ in it"
+        );
+    }
+    std::fs::write(out.join("kubeshunt.bpf.o"), object)
+        .unwrap_or_else(|error| panic!("cannot write to {}: {error}", out.display()));
 }
 
 /// The cargo invocation of a toolchain that can compile for `target`.
