@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_link_info};
 use nix::net::if_::if_nametoindex;
 
-use crate::inspect::{attribute, bpf, info, open_pin, version};
+use crate::inspect::{attribute, bpf, info, open_pin};
 use crate::netns::NetNs;
 
 /// Which way packets go.
@@ -81,7 +81,7 @@ pub struct DeviceLink {
 /// # Errors
 /// When nothing is pinned there.
 pub fn by_pins(bpffs_root: &Path) -> Result<BTreeMap<String, DeviceLink>> {
-    let folder = version(bpffs_root)?.join("devices");
+    let folder = bpffs_root.join("devices");
     let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
     let mut links = BTreeMap::new();
     for entry in entries {

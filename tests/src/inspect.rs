@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io, mem};
 
 use anyhow::{Context, Result};
@@ -137,16 +137,15 @@ pub fn link(path: &Path) -> Result<PinnedLink> {
 /// # Errors
 /// When nothing is pinned there.
 pub fn belongings(bpffs_root: &Path) -> Result<BTreeSet<Thing>> {
-    let version = version(bpffs_root)?;
     let mut things = BTreeSet::new();
-    for link in links(&version.join("links"))? {
+    for link in links(&bpffs_root.join("links"))? {
         things.extend([Thing::Link(link.link), Thing::Program(link.program)]);
         things.extend(link.maps.into_iter().map(Thing::Map));
     }
     for link in crate::attached::by_pins(bpffs_root)?.into_values() {
         things.extend([Thing::Link(link.link), Thing::Program(link.program)]);
     }
-    for entry in fs::read_dir(version.join("maps")).context("cannot list the pinned maps")? {
+    for entry in fs::read_dir(maps(bpffs_root)?).context("cannot list the pinned maps")? {
         // SAFETY: a structure of integers, for which zero is a value.
         let mut map: bpf_map_info = unsafe { mem::zeroed() };
         info(&open_pin(&entry?.path())?, &mut map)?;
@@ -155,17 +154,28 @@ pub fn belongings(bpffs_root: &Path) -> Result<BTreeSet<Thing>> {
     Ok(things)
 }
 
-/// The folder `abi-N` below a `--bpffs-root`.
+/// The folders of pinned maps below a `--bpffs-root`, a generation each, in their order.
+///
+/// # Errors
+/// When there is no such root.
+pub fn generations(bpffs_root: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(bpffs_root).with_context(|| format!("cannot list {}", bpffs_root.display()))?;
+    let is_of_maps =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"));
+    let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_of_maps).collect();
+    folders.sort();
+    Ok(folders)
+}
+
+/// The folder of the pinned maps that are in use.
 ///
 /// # Errors
 /// When there is none.
-pub fn version(bpffs_root: &Path) -> Result<std::path::PathBuf> {
-    let entries =
-        fs::read_dir(bpffs_root).with_context(|| format!("cannot list {}", bpffs_root.display()))?;
-    let mut folders = entries.flatten().map(|entry| entry.path());
-    let found =
-        folders.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("abi-")));
-    found.with_context(|| format!("nothing is pinned below {}", bpffs_root.display()))
+pub fn maps(bpffs_root: &Path) -> Result<PathBuf> {
+    generations(bpffs_root)?
+        .pop()
+        .with_context(|| format!("no maps are pinned below {}", bpffs_root.display()))
 }
 
 pub(crate) fn open_pin(path: &Path) -> Result<OwnedFd> {

@@ -16,6 +16,7 @@ use crate::inspect::{attribute, bpf, info, open_pin};
 #[derive(Debug)]
 pub struct PinnedMap {
     map: OwnedFd,
+    id: u32,
     key: usize,
     value: usize,
     capacity: u32,
@@ -32,7 +33,13 @@ impl PinnedMap {
         let mut about: bpf_map_info = unsafe { mem::zeroed() };
         info(&map, &mut about)?;
         let (key, value) = (about.key_size as usize, about.value_size as usize);
-        Ok(Self { map, key, value, capacity: about.max_entries })
+        Ok(Self { map, id: about.id, key, value, capacity: about.max_entries })
+    }
+
+    /// No other map has the same.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// How many entries fit.

@@ -36,7 +36,8 @@ pub use service::{Backend, Range, Service, Sets, Traits, backend_flag};
 pub use source::Source;
 
 /// Version of everything in this file. Pinned maps live in a folder named after it, so that a build with
-/// another layout never reads ours.
+/// another layout never reads ours. It does not count what only gets longer: where keys or values have got new fields at
+/// their ends, for which zero means what was meant before, builds hand maps over to each other in both directions.
 pub const ABI_VERSION: u32 = 4;
 
 /// Names of maps, in the object file and under the pin folder.

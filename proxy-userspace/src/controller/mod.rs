@@ -102,7 +102,9 @@ impl Controller {
             if wanted != is {
                 warn!(
                     map,
-                    wanted, is, "the pinned map keeps its size; `kubeshunt cleanup` makes room for another"
+                    wanted,
+                    is,
+                    "the map keeps its size, which is larger; `kubeshunt cleanup` makes room for another"
                 );
             }
         }
@@ -243,6 +245,9 @@ impl Controller {
                     "programs attached; serving"
                 );
                 devices.bring_in_line(&mut self.datapath, &self.status).await;
+                if let Err(error) = self.datapath.let_go_of_older_maps() {
+                    warn!("{error:#}; some connections of before may break");
+                }
                 self.attached = true;
                 hooks.begin();
                 self.status.serving();

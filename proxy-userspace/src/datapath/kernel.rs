@@ -26,14 +26,14 @@ use aya_obj::generated::{
 ///
 /// # Safety
 /// Pointers within `attr` must be valid for what `command` does with them.
-unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+pub(super) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: the size is that of the union, whose unused bytes are zero; the rest is the caller's promise.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, mem::size_of::<bpf_attr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// An all-zero attribute.
-fn attribute() -> bpf_attr {
+pub(super) fn attribute() -> bpf_attr {
     // SAFETY: a union of structures of integers, for which zero is a value; the kernel asks for zero padding.
     unsafe { mem::zeroed() }
 }

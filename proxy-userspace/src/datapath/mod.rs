@@ -6,6 +6,8 @@
 //!
 //! - [`pins`]: the folder, its lock and its names;
 //! - [`object`]: the object file, which both kinds of programs come from;
+//! - [`generations`]: maps of other shapes take the place of those in use;
+//! - [`raw`]: maps of any shape;
 //! - [`programs`]: those for sockets: loading, attaching, replacing;
 //! - [`devices`]: those for packets, the same;
 //! - [`log`]: what programs write;
@@ -24,12 +26,14 @@ pub mod contents;
 pub mod counters;
 pub mod devices;
 pub mod flows;
+mod generations;
 pub mod kernel;
 mod log;
 pub mod mapped;
 mod object;
 pub mod pins;
 pub mod programs;
+mod raw;
 pub mod selftest;
 pub mod sockets;
 
@@ -55,6 +59,7 @@ use crate::{
 use cells::Cells;
 use counters::{Counters, FateCounts};
 use flows::settings::{PacketSettings, Pods};
+use generations::{Begun, Handover};
 use mapped::MappedArray;
 use pins::Pins;
 
@@ -65,7 +70,7 @@ pub struct Settings {
     pub cgroup_root: PathBuf,
     /// A folder on a bpffs, ours alone.
     pub bpffs_root: PathBuf,
-    /// Sizes of maps to be created. A map found pinned keeps its size.
+    /// Sizes of maps. One that is smaller gives way to a new one, one that is larger stays.
     pub capacity: Capacity,
     /// Log every decision of the programs.
     pub log_decisions: bool,
@@ -109,6 +114,8 @@ pub struct Datapath {
     origins: MapData,
     programs: programs::Programs,
     devices: devices::Devices,
+    /// From the maps that the programs still attached work on.
+    handover: Option<Handover>,
     /// Held for as long as we write.
     _lock: pins::Lock,
 }
@@ -126,7 +133,12 @@ impl Datapath {
         let pins = Pins::new(&settings.bpffs_root);
         pins.create()?;
         let lock = pins.lock()?;
-        let mut programs = programs::load(settings, &pins)?;
+        let Begun { pins: maps, sizes, handover } = generations::begin(&pins, settings.sizes())?;
+        let mut programs = programs::load(settings, &sizes, &maps, &pins)?;
+        let pins = match &handover {
+            Some(handover) => handover.fill().context("going over to maps of other shapes")?,
+            None => maps,
+        };
         let ebpf = programs.object();
         let mut datapath = Self {
             frontends: contents::map(ebpf, map::FRONTENDS)?,
@@ -145,6 +157,7 @@ impl Datapath {
             origins: MapData::from_pin(pins.map(map::ORIGINS)).context("opening what sockets remember")?,
             devices: devices::Devices::new(settings, pins, contents::map(ebpf, map::DEVICES)?)?,
             programs,
+            handover,
             _lock: lock,
         };
         // What an earlier process knew of objects is better than nothing, until they are listed.
@@ -226,7 +239,19 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses.
     pub fn attach(&mut self, settings: &Settings) -> Result<programs::Attached> {
+        if let Some(handover) = &self.handover {
+            handover.carry().context("going over to maps of other shapes")?;
+        }
         self.programs.attach(settings)
+    }
+
+    /// All programs are this process': maps that earlier ones worked on go.
+    ///
+    /// # Errors
+    /// When maps cannot be read or written, or pins cannot be removed.
+    pub fn let_go_of_older_maps(&mut self) -> Result<()> {
+        let ended = self.handover.take().map(Handover::end);
+        ended.transpose().map(drop).context("letting go of maps of other shapes")
     }
 
     /// The socket hooks that are not attached as they should be.

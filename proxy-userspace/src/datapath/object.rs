@@ -3,7 +3,7 @@
 //! It holds the programs for sockets and those for packets. Each is loaded by who attaches it, out of an object
 //! of its own, because constants are an object's; pinned maps are what objects share.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{Ebpf, EbpfLoader, programs::ProgramError};
@@ -12,6 +12,7 @@ use proxy_common::layout::{constant, map};
 use super::{
     flows::settings::{PINNED_MAPS as PINNED_FLOW_MAPS, PacketSettings},
     pins::Pins,
+    raw::Shape,
 };
 
 /// The object that build.rs compiled.
@@ -83,6 +84,24 @@ pub(super) fn tiny(cookie: Option<u64>) -> (Constants, Vec<(&'static str, u32)>)
             .map(|name| (name, 64)),
     );
     (Constants::new(cookie, false, false, packets), sizes)
+}
+
+/// The shapes of the maps that outlive the process, as this build wants them.
+pub(super) fn shapes(sizes: &[(&'static str, u32)]) -> Result<BTreeMap<&'static str, Shape>> {
+    let object = aya_obj::Object::parse(OBJECT).context("the object file does not parse")?;
+    let shape = |name: &'static str| {
+        let map = object.maps.get(name).with_context(|| format!("the object has no map {name}"))?;
+        let size = sizes.iter().find(|(sized, _)| *sized == name).map(|(_, size)| *size);
+        let shape = Shape {
+            kind: map.map_type(),
+            key: map.key_size(),
+            value: map.value_size(),
+            entries: size.unwrap_or(map.max_entries()),
+            flags: map.map_flags(),
+        };
+        Ok((name, shape))
+    };
+    PINNED_MAPS.into_iter().chain(PINNED_FLOW_MAPS).map(shape).collect()
 }
 
 /// Opens the object, with maps from the pins where there are some. No program is loaded yet.

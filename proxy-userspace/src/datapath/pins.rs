@@ -2,10 +2,9 @@
 //!
 //! ```text
 //! <bpffs-root>/            0700
-//!   abi-1/                 the layout's version: another build's maps are never read as ours
-//!     maps/FRONTENDS ...
-//!     links/connect4 ...
-//!     devices/7-ingress ... links of devices, by interface index
+//!   links/connect4 ...     of all versions: whoever comes next replaces the program behind them
+//!   devices/7-ingress ...  links of devices, by interface index
+//!   maps-5-1/FRONTENDS ... of one ABI version and generation, see [`super::generations`]
 //! ```
 
 use std::{
@@ -30,6 +29,8 @@ use super::{devices::Direction, kernel};
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
+    /// Of which generation the maps are; `None` for the newest, whenever one is asked for.
+    generation: Option<u32>,
 }
 
 /// Another process has the lock.
@@ -48,7 +49,12 @@ impl Pins {
     /// Below `root`; touches nothing.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), generation: None }
+    }
+
+    /// The same, with the maps of a generation.
+    pub(super) fn of_generation(&self, number: u32) -> Self {
+        Self { root: self.root.clone(), generation: Some(number) }
     }
 
     /// The folder that is ours alone.
@@ -60,13 +66,13 @@ impl Pins {
     /// The pin of a map.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
-        self.version().join("maps").join(name)
+        self.maps().join(name)
     }
 
     /// The pin of a program's link.
     #[must_use]
     pub fn link(&self, program: &str) -> PathBuf {
-        self.version().join("links").join(program)
+        self.links().join(program)
     }
 
     /// The pin of the link between a device and a program.
@@ -82,11 +88,44 @@ impl Pins {
     }
 
     fn devices(&self) -> PathBuf {
-        self.version().join("devices")
+        self.root.join("devices")
     }
 
-    fn version(&self) -> PathBuf {
-        self.root.join(format!("abi-{ABI_VERSION}"))
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// The folder of the maps.
+    pub(super) fn maps(&self) -> PathBuf {
+        let newest = || self.generations().last().copied().unwrap_or(1);
+        self.root.join(format!("{}{}", own(), self.generation.unwrap_or_else(newest)))
+    }
+
+    /// The same while the maps are being filled: nobody looks for them there.
+    pub(super) fn unfinished(&self) -> Self {
+        Self { root: self.root.join(UNFINISHED), generation: self.generation }
+    }
+
+    /// Removes the folder of [`Pins::unfinished`], which is empty.
+    pub(super) fn remove_unfinished(&self) -> Result<()> {
+        remove_folder(&self.root)
+    }
+
+    /// The generations of this ABI version that there are, in their order.
+    pub(super) fn generations(&self) -> Vec<u32> {
+        let names = self.folders_of_maps().into_iter();
+        let mut numbers: Vec<u32> = names
+            .filter_map(|folder| folder.file_name()?.to_str()?.strip_prefix(&own())?.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The folders of maps of all generations and ABI versions.
+    pub(super) fn folders_of_maps(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let is_of_maps = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(MAPS);
+        entries.filter(is_of_maps).map(|entry| entry.path()).collect()
     }
 
     /// Makes the folders.
@@ -104,12 +143,8 @@ impl Pins {
                 self.root.display()
             );
         }
-        for folder in [self.version().join("maps"), self.version().join("links"), self.devices()] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)
-                .with_context(|| format!("cannot create {}", folder.display()))?;
+        for folder in [self.links(), self.devices()] {
+            create_folder(&folder)?;
         }
         Ok(())
     }
@@ -134,34 +169,56 @@ impl Pins {
     /// # Errors
     /// When something cannot be removed.
     pub fn remove(&self) -> Result<usize> {
-        let Ok(entries) = fs::read_dir(&self.root) else { return Ok(0) };
         let mut removed = 0;
-        for version in entries {
-            let version = version?.path();
-            let ours = version.file_name().is_some_and(|name| name.to_string_lossy().starts_with("abi-"));
-            if !ours {
-                continue;
+        for folder in [self.devices(), self.links()] {
+            let mut pins = entries(&folder)?;
+            // What translates goes before what undoes it.
+            pins.sort_by_key(|pin| !pin.to_string_lossy().ends_with(Direction::Ingress.name()));
+            for pin in &pins {
+                unpin(pin)?;
             }
-            for kind in ["devices", "links", "maps"] {
-                let folder = version.join(kind);
-                let entries = fs::read_dir(&folder).into_iter().flatten();
-                let mut pins = entries.map(|pin| Ok(pin?.path())).collect::<Result<Vec<_>>>()?;
-                // What translates goes before what undoes it.
-                pins.sort_by_key(|pin| !pin.to_string_lossy().ends_with(Direction::Ingress.name()));
-                for pin in pins {
-                    if kind != "maps" {
-                        detach(&pin);
-                    }
-                    fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
-                    removed += 1;
-                }
-                remove_folder(&folder)?;
-            }
-            remove_folder(&version)?;
+            removed += pins.len();
+            remove_folder(&folder)?;
         }
+        for folder in self.unfinished().folders_of_maps().into_iter().chain(self.folders_of_maps()) {
+            removed += remove_maps(&folder)?;
+        }
+        remove_folder(&self.root.join(UNFINISHED))?;
         remove_folder(&self.root)?;
         Ok(removed)
     }
+}
+
+/// Folders of maps have names that begin like this.
+const MAPS: &str = "maps-";
+
+/// Beside them, the folder of those that are being filled.
+const UNFINISHED: &str = "unfinished";
+
+/// How the names of folders of this ABI version begin.
+fn own() -> String {
+    format!("{MAPS}{ABI_VERSION}-")
+}
+
+/// Makes a folder that is for its owner only.
+pub(super) fn create_folder(folder: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("cannot create {}", folder.display()))
+}
+
+/// Removes a folder of pinned maps; says how many there were.
+pub(super) fn remove_maps(folder: &Path) -> Result<usize> {
+    let pins = entries(folder)?;
+    for pin in &pins {
+        fs::remove_file(pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+    }
+    remove_folder(folder)?;
+    Ok(pins.len())
+}
+
+/// What is in a folder; nothing, if it is not there.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    fs::read_dir(folder).into_iter().flatten().map(|entry| Ok(entry?.path())).collect()
 }
 
 /// Detaches the program of a pinned link and removes the pin.

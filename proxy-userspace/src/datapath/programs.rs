@@ -42,10 +42,15 @@ pub struct Attached {
     pub replaced: usize,
 }
 
-/// Loads and verifies the programs, with maps from the pins where there are some.
-pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<Programs> {
+/// Loads and verifies the programs, with maps from `maps` where there are some; their links will be those of `links`.
+pub(super) fn load(
+    settings: &Settings,
+    sizes: &[(&'static str, u32)],
+    maps: &Pins,
+    links: &Pins,
+) -> Result<Programs> {
     let cookie = kernel::netns_cookie()?;
-    let with = |can_set_errno: bool| load_with(settings, pins, cookie, can_set_errno);
+    let with = |can_set_errno: bool| load_with(settings, sizes, maps, cookie, can_set_errno);
     let mut ebpf = match with(true) {
         Ok(ebpf) => ebpf,
         Err(first) => {
@@ -62,7 +67,7 @@ pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<Programs> {
     if settings.log_decisions {
         log::pass_on(&mut ebpf)?;
     }
-    let frontends_capacity = MapData::from_pin(pins.map(map::FRONTENDS))
+    let frontends_capacity = MapData::from_pin(maps.map(map::FRONTENDS))
         .and_then(|map| map.info())
         .context("asking about the frontends map")?
         .max_entries();
@@ -72,12 +77,18 @@ pub(super) fn load(settings: &Settings, pins: &Pins) -> Result<Programs> {
         Ok((name, info.id()))
     };
     let ids = program::ALL.into_iter().map(id).collect::<Result<_>>()?;
-    Ok(Programs { ebpf, pins: pins.clone(), frontends_capacity, ids })
+    Ok(Programs { ebpf, pins: links.clone(), frontends_capacity, ids })
 }
 
-fn load_with(settings: &Settings, pins: &Pins, cookie: Option<u64>, can_set_errno: bool) -> Result<Ebpf> {
+fn load_with(
+    settings: &Settings,
+    sizes: &[(&'static str, u32)],
+    pins: &Pins,
+    cookie: Option<u64>,
+    can_set_errno: bool,
+) -> Result<Ebpf> {
     let constants = Constants::new(cookie, can_set_errno, settings.log_decisions, settings.packets);
-    verify(&constants, &settings.sizes(), Some(pins))
+    verify(&constants, sizes, Some(pins))
 }
 
 /// What the kernel can do, found out by loading the programs into it.

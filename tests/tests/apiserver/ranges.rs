@@ -28,7 +28,7 @@ impl Drop for Made {
 
 /// The ranges in the kernel's map.
 fn ranges(stage: &Stage) -> Result<Vec<Vec<u8>>> {
-    let map = PinnedMap::open(&inspect::version(stage.node.pins())?.join("maps").join(map::SERVICE_CIDRS))?;
+    let map = PinnedMap::open(&inspect::maps(stage.node.pins())?.join(map::SERVICE_CIDRS))?;
     let all = (0..RANGES).map(|place| map.element_at(place)).collect::<Result<Vec<_>>>()?;
     Ok(all.into_iter().filter(|range| range.iter().any(|byte| *byte != 0)).collect())
 }

@@ -227,7 +227,7 @@ fn cleanup_by_kube_proxys_flag_leaves_nothing() -> Result<()> {
     stage.kubeshunt_mut().kill9()?;
     let (code, said) = ends(&stage, &["--cleanup"])?;
     assert_eq!(code, Some(0), "{said}");
-    assert!(inspect::version(stage.node.pins()).is_err(), "pins are left");
+    assert!(inspect::maps(stage.node.pins()).is_err(), "pins are left");
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use serde_json::Value;
 const LONG: Duration = Duration::from_secs(60);
 
 fn link(stage: &Stage, hook: &str) -> Result<PathBuf> {
-    Ok(inspect::version(stage.node.pins())?.join("links").join(hook))
+    Ok(stage.node.pins().join("links").join(hook))
 }
 
 fn is_attached(stage: &Stage, hook: &str) -> Result<bool> {
@@ -140,7 +140,7 @@ fn health_falls_while_connections_are_not_led() -> Result<()> {
     stage.publish(&service("web", 1), "web", &[0])?;
     stage.start_with(|setup| setup.among_pods())?;
     wait_for_health(&stage, 200)?;
-    let maps = inspect::version(stage.node.pins())?.join("maps");
+    let maps = inspect::maps(stage.node.pins())?;
     let frontends = PinnedMap::open(&maps.join("FRONTENDS"))?;
     let before = frontends
         .keys()?
@@ -163,7 +163,7 @@ fn health_falls_while_connections_are_not_led() -> Result<()> {
 fn devices_whose_programs_somebody_has_detached_get_them_again() -> Result<()> {
     let stage = Stage::serving(1)?;
     let links = attached::by_pins(stage.node.pins())?;
-    let folder = inspect::version(stage.node.pins())?.join("devices");
+    let folder = stage.node.pins().join("devices");
     let (name, _) = links.iter().find(|(name, _)| name.ends_with(Way::Ingress.name())).context("one")?;
     fs::remove_file(folder.join(name))?;
     wait::until_true("it is attached again", LONG, || {

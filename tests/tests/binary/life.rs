@@ -8,7 +8,7 @@ use kubeshunt_tests::stage::{PATIENCE, Stage, at4, at6, service};
 use kubeshunt_tests::wait;
 
 fn links(stage: &Stage) -> Result<Vec<PinnedLink>> {
-    inspect::links(&inspect::version(stage.node.pins())?.join("links"))
+    inspect::links(&stage.node.pins().join("links"))
 }
 
 fn assert_serves(stage: &Stage, what: &str) -> Result<()> {
@@ -93,7 +93,7 @@ fn a_failed_map_write_is_repaired_from_what_the_maps_hold() -> Result<()> {
     stage.publish(&service("web", 1), "web", &[0])?;
     stage.start_with(|setup| setup.arg("--max-frontends").arg("12"))?;
     // Behind its back somebody fills the map: it believes that six more frontends fit, but only one does.
-    let path = inspect::version(stage.node.pins())?.join("maps/FRONTENDS");
+    let path = inspect::maps(stage.node.pins())?.join("FRONTENDS");
     let frontends = PinnedMap::open(&path)?;
     assert_eq!(frontends.keys()?.len(), 6);
     for number in 1..=5 {

@@ -45,7 +45,7 @@ fn a_cgroup_root_that_is_no_cgroup_is_refused() -> Result<()> {
         fails(&stage, 1, &[("--cgroup-root", &wrong)], &[&wrong, "no cgroup v2 folder", "--cgroup-root"])?;
     }
     // Noticed before anything is pinned, so that a second try with another folder starts from nothing.
-    assert!(inspect::version(stage.node.pins()).is_err(), "pins are left");
+    assert!(inspect::maps(stage.node.pins()).is_err(), "pins are left");
     Ok(())
 }
 

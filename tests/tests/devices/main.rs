@@ -52,7 +52,7 @@ fn port(stage: &Stage) -> Result<String> {
 
 /// What the map of devices says: what the node sends from through a device, IPv4 and IPv6.
 fn masquerade(stage: &Stage, index: u32) -> Result<Option<[IpAddr; 2]>> {
-    let map = PinnedMap::open(&inspect::version(stage.node.pins())?.join("maps/DEVICES"))?;
+    let map = PinnedMap::open(&inspect::maps(stage.node.pins())?.join("DEVICES"))?;
     let Some(value) = map.lookup(&index.to_ne_bytes())? else { return Ok(None) };
     let address = |at: usize| -> Result<IpAddr> {
         let octets: [u8; 16] = value[at..at + 16].try_into()?;

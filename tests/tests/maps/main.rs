@@ -8,6 +8,7 @@ mod cells;
 mod contract;
 mod cost;
 mod flows;
+mod generations;
 mod layout;
 mod limits;
 mod rig;

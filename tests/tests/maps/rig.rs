@@ -47,6 +47,11 @@ impl Rig {
         self.datapath.as_mut().expect("taken only within reopen")
     }
 
+    /// What the next process will be told of sizes.
+    pub(crate) fn capacity(&mut self) -> &mut Capacity {
+        &mut self.settings.capacity
+    }
+
     /// What the next process will be told of the packet path.
     pub(crate) fn packets(&mut self) -> &mut PacketSettings {
         &mut self.settings.packets

@@ -67,7 +67,7 @@ fn programs_of_others_stay_attached_and_run() -> Result<()> {
     stage.kubeshunt_mut().terminate()?;
     let cleanup = stage.kubeshunt().command(&["cleanup"])?;
     assert!(cleanup.status.success(), "{}", String::from_utf8_lossy(&cleanup.stderr));
-    assert!(inspect::version(stage.node.pins()).is_err(), "pins are left");
+    assert!(inspect::maps(stage.node.pins()).is_err(), "pins are left");
     for (when, foreign) in [("before", &before), ("after", &after)] {
         let ran_before = foreign.runs()?;
         stage.ask(&Target::tcp(stage.backends[0].at4(8080)), 10)?;
