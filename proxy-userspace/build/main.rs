@@ -47,6 +47,7 @@ fn main() {
     cargo
         .current_dir(&root)
         .args(["build", "--release", "--locked", "--quiet", "--package", "proxy-ebpf", "--target", target])
+        .args(env::var_os("CARGO_FEATURE_LATER_LAYOUT").map(|_| "--features=later-layout"))
         .arg("--target-dir")
         .arg(out.join("bpf"))
         .env("CARGO_ENCODED_RUSTFLAGS", flags)

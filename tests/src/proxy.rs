@@ -191,6 +191,11 @@ impl Kubeshunt {
     }
 
     fn run(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_until_ready()
+    }
+
+    fn spawn(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("cannot open {}", self.log.display()))?;
         let mut command = Command::new(&self.binary);
@@ -210,6 +215,14 @@ impl Kubeshunt {
             .stdout(log.try_clone().context("cannot duplicate a descriptor")?)
             .stderr(log);
         self.process = Some(process::spawn_in(self.node.netns(), &self.cgroup, command)?);
+        Ok(())
+    }
+
+    /// Waits until it is ready, after [`Kubeshunt::restart_at_once`].
+    ///
+    /// # Errors
+    /// When it ends, or is not ready in time.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
         self.wait_ready().with_context(|| self.log_tail())
     }
 
@@ -323,6 +336,17 @@ impl Kubeshunt {
             bail!("it still runs; end it first");
         }
         self.run()
+    }
+
+    /// The same, without waiting.
+    ///
+    /// # Errors
+    /// When it still runs, or cannot be run.
+    pub fn restart_at_once(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            bail!("it still runs; end it first");
+        }
+        self.spawn()
     }
 
     /// Starts it again as another binary: an upgrade or a downgrade.

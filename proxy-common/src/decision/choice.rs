@@ -72,7 +72,14 @@ pub fn choose(
             slot = kept;
         }
         let Some(backend) = tables.backend(slot) else { return Err(Outcome::Refuse) };
-        let row = Affinity { address: backend.address, port: backend.port, reserved: [0; 3], last_used: now };
+        let row = Affinity {
+            address: backend.address,
+            port: backend.port,
+            reserved: [0; 3],
+            last_used: now,
+            #[cfg(feature = "later-layout")]
+            later: 0,
+        };
         tables.keep_affinity(&key, &row);
         return Ok(Chosen { backend, slot, sets });
     }

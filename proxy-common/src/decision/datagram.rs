@@ -95,7 +95,14 @@ fn keep_name(tables: &impl Tables, caller: &impl Caller, origin: &Origin) {
         port: origin.backend_port,
         reserved: [0; 3],
     };
-    tables.keep_sender(&key, &Sender { vip: origin.vip, port: origin.vip_port, reserved: 0 });
+    let sender = Sender {
+        vip: origin.vip,
+        port: origin.vip_port,
+        reserved: 0,
+        #[cfg(feature = "later-layout")]
+        later: [0; 4],
+    };
+    tables.keep_sender(&key, &sender);
 }
 
 /// Whether the service's snapshot is the one the backend was chosen from. The slot is compared as well: a

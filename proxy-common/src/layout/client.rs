@@ -1,7 +1,7 @@
 //! What the programs remember of clients: affinity, and what a socket asked for.
 
 use super::{
-    map_type,
+    LATER, map_type,
     seal::{pair, weigh},
 };
 use crate::address::{Address, Port};
@@ -29,7 +29,7 @@ pub mod client_kind {
 
 map_type! {
     /// The backend a client keeps.
-    pub struct Affinity [32] {
+    pub struct Affinity [32 + LATER] {
         /// The backend's address.
         address: Address,
         /// The backend's port.
@@ -38,6 +38,9 @@ map_type! {
         reserved: [u16; 3],
         /// When the client last opened a connection, `CLOCK_MONOTONIC` nanoseconds.
         last_used: u64,
+        /// Zero.
+        #[cfg(feature = "later-layout")]
+        later: u64,
     }
 }
 
@@ -124,12 +127,15 @@ map_type! {
 
 map_type! {
     /// The name under which that socket knows the backend.
-    pub struct Sender [20] {
+    pub struct Sender [20 + LATER] {
         /// The VIP.
         vip: Address,
         /// The VIP's port.
         port: Port,
         /// Zero.
         reserved: u16,
+        /// Zero.
+        #[cfg(feature = "later-layout")]
+        later: [u16; 4],
     }
 }

@@ -192,17 +192,25 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
 }
 
+/// How much longer some values are with the feature `later-layout`, in bytes: as they may be in a later version.
+const LATER: usize = if cfg!(feature = "later-layout") { 8 } else { 0 };
+
 /// Declares a map type: plain bytes, of the size and alignment given, which leaves no room for padding
 /// because the fields' sizes are summed up.
 macro_rules! map_type {
-    ($(#[$meta:meta])* pub struct $name:ident [$size:literal] { $($(#[$fmeta:meta])* $field:ident: $ty:ty,)* }) => {
+    ($(#[$meta:meta])* pub struct $name:ident [$size:expr] { $($(#[$fmeta:meta])* $field:ident: $ty:ty,)* }) => {
         $(#[$meta])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name { $($(#[$fmeta])* pub $field: $ty,)* }
 
         const _: () = assert!(size_of::<$name>() == $size);
-        const _: () = assert!(0 $(+ size_of::<$ty>())* == $size);
+        #[allow(unused_doc_comments, reason = "a field's attributes are repeated for the sake of `cfg`")]
+        const _: () = {
+            let mut sum = 0;
+            $($(#[$fmeta])* { sum += size_of::<$ty>(); })*
+            assert!(sum == $size);
+        };
 
         // SAFETY: repr(C), Copy, without padding (just asserted) and without niches: every field is an
         // integer or a transparent or repr(C) wrapper of integers.

@@ -61,7 +61,12 @@ impl Flows for FlowMaps {
     fn arrival(&self, tuple: &Tuple) -> Option<(Arrival, Self::Entry)> {
         let entry = ARRIVALS.get_ptr_mut(tuple)?;
         // SAFETY: the verifier checked the pointer. The element may be reused while it is copied; the seal tells.
-        Some((unsafe { mem::transmute::<[u64; 5], Arrival>(words(entry.cast_const().cast())) }, entry))
+        Some((
+            unsafe {
+                mem::transmute::<[u64; size_of::<Arrival>() / 8], Arrival>(words(entry.cast_const().cast()))
+            },
+            entry,
+        ))
     }
 
     #[inline(always)]
@@ -103,7 +108,10 @@ impl Flows for FlowMaps {
     fn flow(&self, key: &Tuple) -> Option<(Flow, Self::Place)> {
         let place = FLOWS.get_ptr_mut(key)?;
         // SAFETY: as in `arrival`.
-        Some((unsafe { mem::transmute::<[u64; 10], Flow>(words(place.cast_const().cast())) }, place))
+        Some((
+            unsafe { mem::transmute::<[u64; size_of::<Flow>() / 8], Flow>(words(place.cast_const().cast())) },
+            place,
+        ))
     }
 
     #[inline(always)]

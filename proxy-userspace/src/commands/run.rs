@@ -120,6 +120,7 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
     let fates = controller.datapath().fates()?;
     status.metrics.services.begin(own.metrics.service_metrics, move |id| fates.of(id));
     let flows = FlowMaps::open(&pins)?;
+    let is_handing_over = controller.datapath().is_handing_over();
     let sockets = controller.datapath().sockets(with_tcp);
     let (sender, changes) = mpsc::channel(QUEUE);
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
@@ -130,7 +131,7 @@ async fn serve_until_stopped(args: &Settings) -> Result<()> {
         result = controller.run(changes, addresses, devices, left) => result,
         result = serve::run(args.serving()?, Arc::clone(&status), recorder.clone()) => result,
         result = serve::balancers::run(checks, Arc::clone(&status), &node, recorder.clone()) => result,
-        result = sweep::run(flows, judge, Arc::clone(&status), served) => result,
+        result = sweep::run(flows, is_handing_over, judge, Arc::clone(&status), served) => result,
         result = controller::sockets::run(sockets, Arc::clone(&status), backing) => result,
         result = host::leftovers::attend(own.leftovers.kube_proxy_leftovers, || status.health().is_serving) => result,
         result = configuration_file::until_it_changes(args) => result,

@@ -44,6 +44,9 @@ const HURRIED_RESTS: u32 = 4;
 /// A step that took long has been waiting for a CPU, not using one.
 const LONGEST_REST: Duration = Duration::from_millis(250);
 
+/// How often it is looked whether maps have been handed over.
+const HANDOVER: Duration = Duration::from_secs(1);
+
 /// How many passes over flows there are between two over arrivals, which find what a crash has left, and notes for
 /// netfilter.
 const ORPHANS_EVERY: u64 = 30;
@@ -53,11 +56,20 @@ const ORPHANS_EVERY: u64 = 30;
 const CONNTRACK_EVERY: u64 = 6;
 
 /// Sweeps until nobody can say any more who serves: `served` tells after each change. That ends the thread's next rest,
-/// and then the thread.
+/// and then the thread. While maps are handed over flows are still to come: it waits until that has ended.
 ///
 /// # Errors
 /// When the thread died.
-pub async fn run(maps: FlowMaps, judge: Judge, status: Arc<Status>, served: Receiver<Served>) -> Result<()> {
+pub async fn run(
+    maps: FlowMaps,
+    is_handing_over: bool,
+    judge: Judge,
+    status: Arc<Status>,
+    served: Receiver<Served>,
+) -> Result<()> {
+    while is_handing_over && !status.health().is_serving {
+        tokio::time::sleep(HANDOVER).await;
+    }
     let mut sweeper = Sweeper {
         maps,
         judge,

@@ -45,6 +45,9 @@ const WRITTEN_BY_PROGRAMS: [&str; 12] = [
     map::PUT_BY,
 ];
 
+/// What stands in these refers to each other: they are all made anew, or none is.
+const OF_FLOWS: [&str; 5] = [map::FLOWS, map::ARRIVALS, map::NASCENT, map::CLOSING, map::TURNS];
+
 /// Maps and their sizes.
 pub(super) type Sizes = Vec<(&'static str, u32)>;
 
@@ -86,9 +89,12 @@ pub(super) fn begin(pins: &Pins, mut sizes: Sizes) -> Result<Begun> {
     for (name, size) in &mut sizes {
         *size = there.get(*name).map_or(*size, |map| map.shape().entries.max(*size));
     }
-    let changed: Vec<(&str, Shape)> = object::shapes(&sizes)?
+    let shapes = object::shapes(&sizes)?;
+    let is_other = |name: &str, shape: &Shape| there.get(name).is_some_and(|map| map.shape() != *shape);
+    let flows_change = OF_FLOWS.into_iter().any(|name| is_other(name, &shapes[name]));
+    let changed: Vec<(&str, Shape)> = shapes
         .into_iter()
-        .filter(|(name, shape)| there.get(*name).is_some_and(|map| map.shape() != *shape))
+        .filter(|(name, shape)| is_other(name, shape) || flows_change && OF_FLOWS.contains(name))
         .collect();
     if changed.is_empty() {
         // A process may have died on its way here.
@@ -99,7 +105,7 @@ pub(super) fn begin(pins: &Pins, mut sizes: Sizes) -> Result<Begun> {
         Handover { from: Some(old), to: current.clone() }.carry()?;
     }
     for (name, shape) in &changed {
-        let was = there[*name].shape();
+        let Some(was) = there.get(*name).map(RawMap::shape) else { continue };
         info!(
             map = name,
             entries = shape.entries,

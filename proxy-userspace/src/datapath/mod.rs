@@ -245,6 +245,12 @@ impl Datapath {
         self.programs.attach(settings)
     }
 
+    /// Whether other programs still work on older maps.
+    #[must_use]
+    pub fn is_handing_over(&self) -> bool {
+        self.handover.is_some()
+    }
+
     /// All programs are this process': maps that earlier ones worked on go.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod libtest;
 mod rungs;
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -121,6 +122,10 @@ fn carry_out(rung: &Rung, built: &mut bool) -> Result<Counts, Failed> {
         How::Tidy => tidy::run().map_err(nothing),
         How::Cargo(arguments) => cargo_test(arguments, &[]),
         How::Target { name, alone } => {
+            if rung.later {
+                build_later().map_err(nothing)?;
+                *built = false;
+            }
             if !*built {
                 let mut command = workspace::cargo();
                 command.args(["build", "-p", "proxy-userspace", "-p", "kubeshunt-tests"]);
@@ -136,6 +141,24 @@ fn carry_out(rung: &Rung, built: &mut bool) -> Result<Counts, Failed> {
     }
 }
 
+/// Builds kubeshunt as a later version might be, and puts it where the build of this one does not replace it.
+fn build_later() -> Result<()> {
+    let mut command = workspace::cargo();
+    command.args(["build", "-p", "proxy-userspace", "--features", "later-layout"]);
+    progress::quietly("build kubeshunt with another layout", &mut command)?;
+    let later = later()?;
+    let folder = later.parent().context("a file is in a folder")?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    std::fs::copy(workspace::built("debug", "kubeshunt")?, &later)
+        .with_context(|| format!("cannot write {}", later.display()))?;
+    Ok(())
+}
+
+/// Where that build lies.
+fn later() -> Result<PathBuf> {
+    workspace::built("later", "kubeshunt")
+}
+
 /// Runs cargo test, passing its output on, and counts.
 fn cargo_test(arguments: &[&str], harness: &[&str]) -> Result<Counts, Failed> {
     let mut counts = Counts::default();
@@ -143,6 +166,7 @@ fn cargo_test(arguments: &[&str], harness: &[&str]) -> Result<Counts, Failed> {
         let mut command = workspace::cargo();
         command.args(["test", "--no-fail-fast"]).args(arguments).arg("--").args(harness);
         command.env("KUBESHUNT_BIN", workspace::built("debug", "kubeshunt")?);
+        command.env("KUBESHUNT_LATER_BIN", later()?);
         command.env("KUBESHUNT_IMAGE", image::default_output()?);
         let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
         let stdout = child.stdout.take().context("stdout is piped")?;

@@ -15,6 +15,8 @@ pub(super) struct Rung {
     pub(super) image: bool,
     /// Does it need a real kube-proxy, and the tools of the packet filters that this calls?
     pub(super) kube_proxy: bool,
+    /// Does it need a second build, of another layout?
+    pub(super) later: bool,
     /// What can only fail here.
     pub(super) why: &'static str,
 }
@@ -43,6 +45,7 @@ const fn target(name: &'static str, alone: bool, why: &'static str) -> Rung {
         apiserver: false,
         image: false,
         kube_proxy: false,
+        later: false,
         why,
     }
 }
@@ -55,6 +58,7 @@ pub(super) const RUNGS: &[Rung] = &[
         apiserver: false,
         image: false,
         kube_proxy: false,
+        later: false,
         why: "format, lints, and that pure stages stay pure",
     },
     Rung {
@@ -64,6 +68,7 @@ pub(super) const RUNGS: &[Rung] = &[
         apiserver: false,
         image: false,
         kube_proxy: false,
+        later: false,
         why: "tables, golden scenarios, properties: the whole logic, without a kernel",
     },
     target("harness", false, "the testbed tells the truth and leaves nothing"),
@@ -79,6 +84,10 @@ pub(super) const RUNGS: &[Rung] = &[
     target("churn", true, "changes under load: no connection fails or strays"),
     target("manifests", false, "a folder of manifests, with half-written and bad files"),
     target("binary", true, "the program's life: start, kill, restart, upgrade"),
+    Rung {
+        later: true,
+        ..target("upgrades", true, "killed, upgraded, downgraded, also to another layout: nobody notices")
+    },
     target("cleanup", true, "everything of ours goes, and nothing else"),
     Rung {
         name: "apiserver",
@@ -87,6 +96,7 @@ pub(super) const RUNGS: &[Rung] = &[
         apiserver: true,
         image: false,
         kube_proxy: false,
+        later: false,
         why: "a real kube-apiserver: watches, resumption, RBAC",
     },
     Rung {
@@ -96,6 +106,7 @@ pub(super) const RUNGS: &[Rung] = &[
         apiserver: true,
         image: true,
         kube_proxy: false,
+        later: false,
         why: "the image and the manifests as they are shipped, rights and all",
     },
     Rung {
@@ -105,6 +116,7 @@ pub(super) const RUNGS: &[Rung] = &[
         apiserver: true,
         image: false,
         kube_proxy: true,
+        later: false,
         why: "a real kube-proxy: beside it, in its place, and back; what it leaves behind",
     },
 ];
