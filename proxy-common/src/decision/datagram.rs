@@ -12,18 +12,22 @@ use crate::layout::{Backend, Fate, Origin, Range, Revision, Sender, SenderKey, S
 /// whether that took more than a look at what the socket remembers: worth counting, and logging.
 #[inline(always)]
 pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destination) -> (Outcome, bool) {
-    let known = caller.origin().filter(Origin::is_whole);
+    // Words and not an Option: of `None` these would be without value, and old verifiers let nobody carry such about.
+    let (known, is_known) = match caller.origin() {
+        Some(origin) if origin.is_whole() => (origin, true),
+        _ => (Origin::BLANK, false),
+    };
     // Before the frontend is looked up: a change in between makes the choice look old, never a stale one new.
     let revision = tables.revision();
-    if let Some(origin) = &known
-        && origin.vip == destination.address
-        && origin.vip_port == destination.port
-        && origin.flags & origin_flag::CONNECTED == 0
-        && Revision(origin.stamp) == revision
+    if is_known
+        && known.vip == destination.address
+        && known.vip_port == destination.port
+        && known.flags & origin_flag::CONNECTED == 0
+        && Revision(known.stamp) == revision
         && revision.is_settled()
-        && still_there(tables, origin)
+        && still_there(tables, &known)
     {
-        return (Outcome::Translate(origin.backend, origin.backend_port), false);
+        return (Outcome::Translate(known.backend, known.backend_port), false);
     }
     if caller.is_connected_to(destination) {
         // connect() has decided. The kernel sends what a connected v4-mapped socket sends as if its peer had been named
@@ -37,16 +41,11 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
 
     // The backend it had, if the service still has it; else a choice that depends on the socket alone, so
     // that a socket which alternates between two services does not wander.
-    let sticky = match &known {
-        Some(origin)
-            if origin.vip == destination.address
-                && origin.vip_port == destination.port
-                && origin.service == frontend.service =>
-        {
-            keep(tables, caller, &frontend, origin)
-        }
-        _ => None,
-    };
+    let asked_before = is_known
+        && known.vip == destination.address
+        && known.vip_port == destination.port
+        && known.service == frontend.service;
+    let sticky = if asked_before { keep(tables, caller, &frontend, &known) } else { None };
     let chosen = match sticky {
         Some(chosen) => chosen,
         None => {
@@ -66,7 +65,8 @@ pub fn datagram(tables: &impl Tables, caller: &impl Caller, destination: &Destin
         }
     };
     let mut origin = chosen.origin(destination, &frontend, revision.0);
-    if let Some(previous) = &known {
+    if is_known {
+        let previous = &known;
         if previous.flags & origin_flag::CONNECTED != 0 && caller.is_connected() {
             // sendto() on a connected socket: its peer's name stays, and no answer from elsewhere arrives.
             return (Outcome::Translate(origin.backend, origin.backend_port), true);

@@ -72,6 +72,20 @@ map_type! {
 }
 
 impl Origin {
+    /// That of a socket that has asked for nothing yet.
+    pub const BLANK: Self = Self {
+        stamp: 0,
+        sets: 0,
+        vip: Address::ANY_V6,
+        backend: Address::ANY_V6,
+        vip_port: Port::new(0),
+        backend_port: Port::new(0),
+        service: 0,
+        slot: 0,
+        flags: 0,
+        seal: 0,
+    };
+
     /// The same, sealed. Threads may send through one socket at the same time, and nothing locks its storage:
     /// a reader must be able to tell a mixture of two origins from either.
     #[inline(always)]

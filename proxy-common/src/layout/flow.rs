@@ -65,7 +65,8 @@ impl Tuple {
         into.source_port = self.destination_port;
         into.destination_port = self.source_port;
         into.protocol = self.protocol;
-        into.reserved = [0; 3];
+        // Zero here as there. Written as such it would be a call of `memset`, which takes stack as well.
+        into.reserved = self.reserved;
     }
 
     /// Writes the ordered tuple to `into`; whether it is this one reversed.

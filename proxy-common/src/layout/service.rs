@@ -173,11 +173,18 @@ pub mod backend_flag {
 }
 
 impl Backend {
-    /// The order of backends within a set.
+    /// The order of backends within a set: a number of 144 bits, most significant digits first. They have 48 bits, so that
+    /// what is borrowed when one is taken from another can be read off the result.
     #[inline(always)]
-    pub const fn rank(&self) -> (u64, u64, u16) {
-        let (high, low) = self.address.rank();
-        (high, low, self.port.wire())
+    pub const fn rank(&self) -> [u64; 3] {
+        Self::rank_of(&self.address, self.port)
+    }
+
+    /// The rank of the endpoint at `address`:`port`.
+    #[inline(always)]
+    pub const fn rank_of(address: &Address, port: Port) -> [u64; 3] {
+        let (high, low) = address.rank();
+        [high >> 16, (high & 0xffff) << 32 | low >> 32, (low & 0xffff_ffff) << 16 | port.wire() as u64]
     }
 
     /// Whether this is the endpoint at `address`:`port`.

@@ -308,10 +308,15 @@ fn route(skb: Skb, client: &Address, backend: &Address) -> u32 {
     const TOO_LARGE: i64 = 8;
     // On the stack there is no room for it.
     let Some(lookup) = ROUTE.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the verifier checked the pointer; the place is this CPU's own. Integers and unions of such, for which
-    // zero is a value.
+    const WORDS: usize = size_of::<FibLookup>() / size_of::<u64>();
+    // SAFETY: the verifier checked the pointer; the place is this CPU's own and aligned as all values of maps are, to 8
+    // bytes. Integers and unions of such, for which zero is a value. Word by word, for the reason that is given below.
     let lookup = unsafe {
-        lookup.write(mem::zeroed());
+        let mut word = 0;
+        while word < WORDS {
+            ptr::write_volatile(lookup.cast::<u64>().add(word), 0);
+            word += 1;
+        }
         &mut *lookup
     };
     lookup.ifindex = skb.device();
@@ -335,28 +340,35 @@ fn route(skb: Skb, client: &Address, backend: &Address) -> u32 {
 fn is_connected(skb: Skb, answer: &Tuple) -> bool {
     const CURRENT_NETNS: u64 = u64::MAX;
     const ESTABLISHED_OR_CLOSING: core::ops::RangeInclusive<u32> = 1..=9;
-    // SAFETY: integers and unions of such, for which zero is a value.
-    let mut tuple: bpf_sock_tuple = unsafe { mem::zeroed() };
-    let size = if answer.source.is_v4() {
-        let v4 = unsafe { &mut tuple.__bindgen_anon_1.ipv4 };
-        v4.saddr = answer.source.words()[3];
-        v4.daddr = answer.destination.words()[3];
-        v4.sport = answer.source_port.wire();
-        v4.dport = answer.destination_port.wire();
-        12
-    } else {
-        let v6 = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
-        v6.saddr = *answer.source.words();
-        v6.daddr = *answer.destination.words();
-        v6.sport = answer.source_port.wire();
-        v6.dport = answer.destination_port.wire();
-        36
+    // On the stack there is no room for it; nobody needs this place at the same time.
+    const _: () = assert!(size_of::<bpf_sock_tuple>() <= size_of::<FibLookup>());
+    let Some(place) = ROUTE.get_ptr_mut(0) else { return false };
+    let tuple = place.cast::<bpf_sock_tuple>();
+    // SAFETY: the verifier checked the pointer; the place is this CPU's own, large enough, and aligned to 8 bytes. Both are
+    // members of the union that the tuple consists of.
+    let size = unsafe {
+        let ends = &raw mut (*tuple).__bindgen_anon_1;
+        if answer.source.is_v4() {
+            let v4 = &raw mut (*ends).ipv4;
+            (*v4).saddr = answer.source.words()[3];
+            (*v4).daddr = answer.destination.words()[3];
+            (*v4).sport = answer.source_port.wire();
+            (*v4).dport = answer.destination_port.wire();
+            12
+        } else {
+            let v6 = &raw mut (*ends).ipv6;
+            (*v6).saddr = *answer.source.words();
+            (*v6).daddr = *answer.destination.words();
+            (*v6).sport = answer.source_port.wire();
+            (*v6).dport = answer.destination_port.wire();
+            36
+        }
     };
     // SAFETY: the tuple is at least of that size.
     let socket: *mut bpf_sock = unsafe {
         match answer.protocol {
-            protocol::TCP => bpf_sk_lookup_tcp(skb.context(), &raw mut tuple, size, CURRENT_NETNS, 0),
-            protocol::UDP => bpf_sk_lookup_udp(skb.context(), &raw mut tuple, size, CURRENT_NETNS, 0),
+            protocol::TCP => bpf_sk_lookup_tcp(skb.context(), tuple, size, CURRENT_NETNS, 0),
+            protocol::UDP => bpf_sk_lookup_udp(skb.context(), tuple, size, CURRENT_NETNS, 0),
             _ => return false,
         }
     };

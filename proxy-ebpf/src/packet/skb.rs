@@ -11,6 +11,8 @@ use aya_ebpf::{
 };
 use core::{mem::MaybeUninit, ptr};
 
+use crate::kernel::opaque;
+
 /// A packet.
 #[derive(Clone, Copy)]
 pub struct Skb(*mut __sk_buff);
@@ -112,9 +114,7 @@ impl Skb {
     /// Copies the first `len` bytes of the packet, from its link-layer header on; `len` between 1 and the buffer's.
     #[inline(always)]
     pub fn copy_out<const N: usize>(self, bytes: *mut [u8; N], len: u32) -> Option<()> {
-        if len == 0 || len > N as u32 {
-            return None;
-        }
+        let len = within::<N>(len)?;
         // SAFETY: the buffer is as long; the verifier checks pointer and length.
         done(unsafe { bpf_skb_load_bytes(self.context(), 0, bytes.cast(), len) })
     }
@@ -122,9 +122,7 @@ impl Skb {
     /// Makes the packet one of exactly these bytes.
     #[inline(always)]
     pub fn copy_in<const N: usize>(self, bytes: *const [u8; N], len: u32) -> Option<()> {
-        if len == 0 || len > N as u32 {
-            return None;
-        }
+        let len = within::<N>(len)?;
         self.resize(len)?;
         // SAFETY: as in `copy_out`. A checksum over the whole packet follows.
         done(unsafe { bpf_skb_store_bytes(self.0, 0, bytes.cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM)) })
@@ -208,6 +206,13 @@ pub const fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     !(sum as u16)
+}
+
+/// `len` if it is between 1 and N, such that each verifier believes it: that it is not 0 means little to old ones.
+#[inline(always)]
+fn within<const N: usize>(len: u32) -> Option<u32> {
+    let rest = opaque(u64::from(len).wrapping_sub(1));
+    if rest < N as u64 { Some(rest as u32 + 1) } else { None }
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@ use proxy_common::{
 };
 
 use super::skb::Skb;
+use crate::kernel::opaque;
 
 #[unsafe(no_mangle)]
 static LINK_HEADER: u32 = 14;
@@ -25,7 +26,7 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 /// How many of them are read. RFC 8200 has each occur once, and one of them twice.
-const MAX_EXTENSIONS: usize = 6;
+const MAX_EXTENSIONS: u64 = 6;
 
 /// Where in its datagram a packet lies.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -179,9 +180,9 @@ fn ipv6(skb: Skb, view: &mut View) -> Option<()> {
     let mut kind = (second >> 8) as u8;
     let mut offset = view.network + 40;
     let mut extensions = 0;
-    while matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
-        // Of an unknown continuation there is nothing more to read.
-        if extensions == MAX_EXTENSIONS || view.fragment == Fragment::Later {
+    // Of an unknown continuation there is nothing more to read.
+    while extensions < MAX_EXTENSIONS && view.fragment != Fragment::Later {
+        if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
             break;
         }
         let [low, high] = skb.load::<[u32; 2]>(offset)?;
@@ -197,7 +198,8 @@ fn ipv6(skb: Skb, view: &mut View) -> Option<()> {
             view.fragment = fragment(low & 1 != 0, low & 0xfff8);
         }
         kind = (low >> 24) as u8;
-        extensions += 1;
+        // Not unrolled: that would take more stack than there is.
+        extensions = opaque(extensions + 1);
     }
     view.tuple.protocol = kind;
     view.transport = offset;
