@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::wait;
 
@@ -102,12 +104,38 @@ impl Cgroup {
     /// When they are still there after a while.
     pub fn kill(&self) -> Result<()> {
         let file = self.path.join("cgroup.kill");
-        fs::write(&file, "1").with_context(|| format!("cannot write {}", file.display()))?;
+        let at_once = file.exists();
+        if at_once {
+            fs::write(&file, "1").with_context(|| format!("cannot write {}", file.display()))?;
+        }
         let events = self.path.join("cgroup.events");
         wait::until_true(&format!("{} is empty", self.path.display()), PATIENCE, || {
+            if !at_once {
+                kill_each(&self.path)?;
+            }
             Ok(fs::read_to_string(&events)?.lines().any(|line| line == "populated 0"))
         })
     }
+}
+
+/// Kills the processes that are in this folder and below right now, one by one: `cgroup.kill` came with Linux 5.14.
+fn kill_each(folder: &Path) -> Result<()> {
+    let processes = folder.join("cgroup.procs");
+    let list =
+        fs::read_to_string(&processes).with_context(|| format!("cannot read {}", processes.display()))?;
+    for process in list.lines().filter_map(|line| line.parse().ok()) {
+        // 0 is one that cannot be seen from here; one that has ended meanwhile is gone as it should be.
+        if process > 0 {
+            let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+        }
+    }
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            kill_each(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Kills everything in the tree and removes it, leaves first. A tree that is not there is fine.

@@ -48,6 +48,16 @@ impl NetNs {
         Ok(netns)
     }
 
+    /// The namespace this thread is in.
+    ///
+    /// # Errors
+    /// When /proc is not mounted.
+    pub fn own() -> Result<Self> {
+        let path = "/proc/thread-self/ns/net";
+        let file = File::open(path).with_context(|| format!("cannot open {path}"))?;
+        Ok(Self { fd: Arc::new(file.into()) })
+    }
+
     /// Runs `work` on a thread that has entered this namespace. Sockets made there belong to it for
     /// good, whichever thread uses them later.
     ///

@@ -3,6 +3,7 @@
 //! Invariant: nothing in the harness sleeps for a fixed time and hopes. It polls, finely, and the
 //! error of a missed deadline says what was being waited for.
 
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(2);
 /// # Errors
 /// When `look` fails, or `within` has passed; the message names `what`.
 pub fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let within = within * patience();
     let deadline = Instant::now() + within;
     loop {
         if let Some(value) = look().with_context(|| format!("while waiting until {what}"))? {
@@ -28,6 +30,16 @@ pub fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Result<O
         }
         thread::sleep(INTERVAL);
     }
+}
+
+/// How many times as long as elsewhere things may take on this machine: an emulated one is slow. It changes how long is
+/// waited for what does not come, and nothing else.
+fn patience() -> u32 {
+    static PATIENCE: OnceLock<u32> = OnceLock::new();
+    *PATIENCE.get_or_init(|| {
+        let set = std::env::var("KUBESHUNT_TEST_PATIENCE").ok();
+        set.and_then(|text| text.parse().ok()).unwrap_or(1)
+    })
 }
 
 /// [`until`] for a plain yes or no.

@@ -4,6 +4,7 @@ use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::facts::{self, ApiServer, BpfRust};
+use crate::kernels;
 
 /// What a thing is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,15 @@ fn findings() -> Vec<Finding> {
             "crun",
             Need::Extra,
             found(facts::which("crun"), |path| path.display().to_string(), "run: cargo xtask setup"),
+        ),
+        finding(
+            "QEMU",
+            Need::Extra,
+            found(
+                facts::which(kernels::EMULATOR),
+                |path| path.display().to_string(),
+                "cargo xtask kernels installs it; by hand: apt-get install qemu-system-x86",
+            ),
         ),
     ]
 }

@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod facts;
 mod image;
+mod kernels;
 mod progress;
 mod setup;
 mod test;
@@ -36,6 +37,8 @@ enum Command {
     Build,
     /// Make a container image of the program, static, and the same bytes each time
     Image(image::Options),
+    /// Boot kernels from 5.10 on in emulated machines, and run in each what a kernel can make fail
+    Kernels(kernels::Options),
     /// Install what building and testing need
     Setup,
     /// Say what this machine has and lacks
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Build => setup::run().and_then(|()| build::release()).map(|()| true),
         Command::Image(options) => image::run(&options).map(|()| true),
+        Command::Kernels(options) => kernels::run(&options),
         Command::Setup => setup::run()
             .and_then(|()| setup::lint_tools())
             .and_then(|()| setup::container_tools().or_else(told))

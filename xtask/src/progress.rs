@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,15 +36,22 @@ pub(crate) fn quietly(label: &str, command: &mut Command) -> Result<()> {
         output.seek(SeekFrom::Start(0)).context("cannot read the output")?;
         let mut text = Vec::new();
         output.read_to_end(&mut text).context("cannot read the output")?;
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<_> = text.lines().collect();
-        for line in &lines[lines.len().saturating_sub(TAIL)..] {
-            eprintln!("    {line}");
-        }
+        eprintln!("{}", end_of(&String::from_utf8_lossy(&text)));
         bail!("{label}: {command:?} failed ({status}); the end of its output is above");
     }
     println!("  ✓ {label} ({:.1} s)", begin.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The end of a file, indented.
+pub(crate) fn tail(file: &Path) -> String {
+    let bytes = fs::read(file).unwrap_or_else(|error| error.to_string().into_bytes());
+    end_of(&String::from_utf8_lossy(&bytes))
+}
+
+fn end_of(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    format!("    {}", lines[lines.len().saturating_sub(TAIL)..].join("\n    "))
 }
 
 /// Is `file` there, and not empty?

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::facts::{self, BPF_LINKER, BpfRust, LLVM};
-use crate::{progress, workspace};
+use crate::{kernels, progress, workspace};
 
 /// Debian's rustc that compiles for BPF, and what bpf-linker is built from. The -web packages are
 /// the current Rust that Debian keeps for browsers, also in its stable releases.
@@ -97,6 +97,14 @@ pub(crate) fn container_tools() -> Result<()> {
 /// When it cannot be installed.
 pub(crate) fn packet_filter_tools() -> Result<()> {
     extra(&["nft", "xtables-nft-multi"], &["nftables", "iptables"])
+}
+
+/// Installs what runs other kernels.
+///
+/// # Errors
+/// When it cannot be installed.
+pub(crate) fn emulator() -> Result<()> {
+    extra(&[kernels::EMULATOR], &["qemu-system-x86"])
 }
 
 /// Installs packages of Debian's unless all of these programs are there.
