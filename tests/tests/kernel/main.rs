@@ -127,7 +127,6 @@ fn what_the_kernel_lacks_is_said_and_nothing_else() -> Result<()> {
         ("refusal", expected.refuses_at_sockets),
         ("localhost NodePorts", expected.tells_namespaces),
         ("packet path", expected.has_tcx),
-        ("removed endpoints", true),
     ] {
         assert_eq!(verdict(&findings, subject)?, if has { "good" } else { "limited" }, "{subject}: {said}");
     }

@@ -18,7 +18,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 pub(crate) use self::libtest::Counts;
 use self::rungs::{How, RUNGS, Rung};
 use crate::facts::{self, ApiServer};
-use crate::{image, progress, setup, tidy, workspace};
+use crate::{image, kernels, progress, setup, tidy, workspace};
 
 /// What is run.
 #[derive(Debug, Args)]
@@ -49,7 +49,10 @@ struct Outcome {
 
 /// Runs the rungs; true when none failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    let wanted = |rung: &&Rung| options.rung.is_empty() || options.rung.iter().any(|name| name == rung.name);
+    let wanted = |rung: &&Rung| {
+        let is_usual = options.rung.is_empty() && rung.how != How::Kernels;
+        is_usual || options.rung.iter().any(|name| name == rung.name)
+    };
     let rungs: Vec<&'static Rung> = RUNGS.iter().filter(wanted).collect();
     println!("Preparing");
     setup::run()?;
@@ -120,6 +123,7 @@ fn carry_out(rung: &Rung, built: &mut bool) -> Result<Counts, Failed> {
     let nothing = |error| (Counts::default(), error);
     match rung.how {
         How::Tidy => tidy::run().map_err(nothing),
+        How::Kernels => kernels::counted(&kernels::Options::default()).map_err(nothing),
         How::Cargo(arguments) => cargo_test(arguments, &[]),
         How::Target { name, alone } => {
             if rung.later {

@@ -28,6 +28,8 @@ pub(super) enum How {
     Tidy,
     /// `cargo test` with these arguments.
     Cargo(&'static [&'static str]),
+    /// In machines with other kernels. Minutes, and some 150 MB from the network the first time: only when asked for by name.
+    Kernels,
     /// A test target of the tests crate, with the built program.
     Target {
         /// Its name: a file below tests/tests.
@@ -72,6 +74,11 @@ pub(super) const RUNGS: &[Rung] = &[
         why: "tables, golden scenarios, properties: the whole logic, without a kernel",
     },
     target("harness", false, "the testbed tells the truth and leaves nothing"),
+    target(
+        "kernel",
+        true,
+        "what the running kernel has is used, what it lacks is said, and a small cluster works",
+    ),
     target("maps", false, "the kernel's maps behave as the in-memory ones"),
     target(
         "programs",
@@ -118,5 +125,14 @@ pub(super) const RUNGS: &[Rung] = &[
         kube_proxy: true,
         later: false,
         why: "a real kube-proxy: beside it, in its place, and back; what it leaves behind",
+    },
+    Rung {
+        name: "kernels",
+        how: How::Kernels,
+        root: false,
+        apiserver: false,
+        image: false,
+        kube_proxy: false,
+        why: "what a kernel can make fail, in Debian's kernels from 5.10 on; only when named",
     },
 ];
