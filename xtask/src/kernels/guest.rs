@@ -38,30 +38,23 @@ const RUNGS: &[Rung] = &[
             "flows::arrivals_without_their_flow_go_and_others_stay",
         ],
     ),
-    always("programs", &["translation::", "walk::a_port_that_is_used_again", "refusals::who_is_not_there"]),
+    always("programs", &["translation::only_ends_and_checksums_of_a_packet_change"]),
     always(
         "sockets",
         &[
-            "translation::",
+            "translation::unconnected_udp_is_answered_by_the_name_it_asked",
+            "translation::getpeername_shows_the_service_and_getsockname_the_pod",
             "removed::a_connected_socket_is_woken_when_its_endpoint_is_removed_and_no_other_is",
         ],
     ),
     Rung {
         name: "sockets",
-        tests: &["frontends::host_processes_reach_node_ports_at_loopback"],
-        since: (5, 14),
+        tests: &["refusals::without_endpoints_sendto_is_refused_at_once"],
+        since: (6, 1),
     },
-    Rung { name: "sockets", tests: &["refusals::without_endpoints_"], since: (6, 1) },
     always("devices", &["filters::filters_are_put_replaced_and_removed"]),
     Rung { name: "devices", tests: &["life::a_restart_replaces_programs_within_their_links"], since: (6, 6) },
-    always(
-        "packets",
-        &[
-            "outside::local_backends_see_the_clients_own_address::on_a_bridge",
-            "outside::remote_backends_see_an_address_of_the_node_that_was_asked::on_a_bridge",
-            "refusals::without_endpoints_clients_outside_are_refused::on_a_bridge",
-        ],
-    ),
+    always("packets", &["outside::remote_backends_see_an_address_of_the_node_that_was_asked::on_a_bridge"]),
 ];
 
 /// Static programs.
