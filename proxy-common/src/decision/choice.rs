@@ -137,7 +137,9 @@ const fn subtract(a: [u64; 3], b: [u64; 3]) -> (u32, u64) {
         borrow = difference >> 63;
         rest |= difference;
     }
-    (borrow as u32, rest)
+    #[expect(clippy::cast_possible_truncation, reason = "0 or 1")]
+    let is_less = borrow as u32;
+    (is_less, rest)
 }
 
 /// Maps 32 random bits to 0..len without division and without more bias than len / 2^32.
