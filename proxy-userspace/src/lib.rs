@@ -14,6 +14,7 @@ pub mod configuration;
 
 pub mod source;
 
+pub mod audit;
 pub mod cluster;
 pub mod flows;
 pub mod plan;

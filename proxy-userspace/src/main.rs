@@ -29,6 +29,12 @@ fn run(line: &Line) -> Result<ExitCode> {
         Command::Flows(args) => commands::flows::run(&args)?,
         Command::Check(args) if !commands::check::run(&args)? => return Ok(ExitCode::FAILURE),
         Command::Check(_) => {}
+        Command::Verify(args) => {
+            let settings = Settings::load(line, args.run, &said)?;
+            if !commands::verify::run(&settings, args.output)? {
+                return Ok(exit::different());
+            }
+        }
         Command::Cleanup(args) => commands::cleanup::run(&args)?,
         Command::Completion(args) => commands::completion::run(args)?,
         Command::Man(args) => commands::man::run(&args)?,

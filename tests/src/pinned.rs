@@ -2,6 +2,7 @@
 //!
 //! Invariant: keys and values are the bytes that the kernel has. No type of the product is needed to read them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -83,6 +84,32 @@ impl PinnedMap {
         // SAFETY: key and value have the sizes that the map was made with, and live until the call returns.
         unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.context("BPF_MAP_UPDATE_ELEM")?;
         Ok(())
+    }
+
+    /// Removes an entry; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When the key has not the map's size, or the kernel refuses.
+    pub fn remove(&self, key: &[u8]) -> Result<()> {
+        let mut attr = self.element(key)?;
+        // SAFETY: the key has the size that the map was made with, and lives until the call returns.
+        match unsafe { bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) } {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).context("BPF_MAP_DELETE_ELEM")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything that it holds. Nobody may be writing.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn entries(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let keys = self.keys()?.into_iter();
+        keys.map(|key| Ok((self.lookup(&key)?.context("nobody removes it")?, key)))
+            .map(|entry| entry.map(|(value, key)| (key, value)))
+            .collect()
     }
 
     /// Every key, in the kernel's order. Nobody may be writing.

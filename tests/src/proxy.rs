@@ -327,6 +327,18 @@ impl Kubeshunt {
         Ok(status)
     }
 
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// When it is not running, or does not end in time.
+    pub fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
+        let process = self.process.as_mut().context("it is not running")?;
+        let status = wait::until("it ends by itself", within, || Ok(process.try_wait()?));
+        let status = status.with_context(|| self.log_tail())?;
+        self.process = None;
+        Ok(status)
+    }
+
     /// Starts it again, after [`Kubeshunt::kill9`] or [`Kubeshunt::terminate`], and waits until ready.
     ///
     /// # Errors

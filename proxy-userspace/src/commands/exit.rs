@@ -4,6 +4,12 @@ use std::process::ExitCode;
 
 use crate::{datapath::pins, serve, settings::Mistake, source::kubernetes::AccessError};
 
+/// `kubeshunt verify` has found differences.
+#[must_use]
+pub fn different() -> ExitCode {
+    ExitCode::from(5)
+}
+
 /// The number for an error: [`crate::settings::EXIT_CODES`].
 #[must_use]
 pub fn code(error: &anyhow::Error) -> ExitCode {

@@ -11,6 +11,7 @@ mod prepare;
 pub mod run;
 pub mod services;
 mod source;
+pub mod verify;
 
 use std::io::IsTerminal as _;
 

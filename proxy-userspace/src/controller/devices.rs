@@ -68,7 +68,8 @@ impl DeviceWatch {
             status.metrics.hooks.devices(side.name(), count);
             count
         });
-        status.metrics.hooks.repaired("device", lost.min(changes.attached.len()));
+        status.metrics.drift.found("device", lost);
+        status.metrics.drift.repaired("device", lost.min(changes.attached.len()));
         if is_first {
             info!(outside, pod, by = devices.hook().name(), "programs for packets attached to devices");
         } else {
@@ -90,6 +91,9 @@ impl DeviceWatch {
                 );
             }
             told.insert(device, reason);
+        }
+        if let Err(error) = datapath.hold_links() {
+            warn!("links of devices cannot be held: {error:#}");
         }
         status.metrics.tables.map("devices", datapath.devices().entries(), layout::DEVICES);
         status.metrics.hooks.devices_failing(told.len());

@@ -1,9 +1,12 @@
 //! Whether this process does its work: what kube-proxy means by it (`pkg/proxy/healthcheck/proxy_health.go`), and whether
 //! the hooks are in force.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
 
-use crate::cluster::model::{Family, Stay};
+use crate::cluster::model::{Family, ServiceName, Stay};
 
 /// What health is judged by.
 #[derive(Clone, Debug)]
@@ -38,7 +41,7 @@ pub enum Hooks {
 /// The state of health at one moment.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// No change has waited too long, and the hooks are in force.
+    /// No change has waited too long, the hooks are in force, and nobody has done what cannot be set right.
     pub is_healthy: bool,
     /// No change has waited too long.
     pub is_in_time: bool,
@@ -50,9 +53,16 @@ pub struct Health {
     pub last_updated: SystemTime,
     /// The hooks.
     pub hooks: Hooks,
+    /// What somebody else has done and could not be set right, and why: `maps`, `pins`.
+    pub faults: BTreeMap<&'static str, String>,
+    /// Services that are not served as they should be because a map is full: how many, and the first few.
+    pub without_room: (usize, Vec<ServiceName>),
     /// The families that this node speaks.
     pub families: Vec<Family>,
 }
+
+/// How many Services without room are named.
+const NAMED: usize = 10;
 
 /// What health is made of.
 #[derive(Debug)]
@@ -63,6 +73,8 @@ pub(super) struct Vitals {
     last_updated: SystemTime,
     stay: Stay,
     hooks: Hooks,
+    faults: BTreeMap<&'static str, String>,
+    without_room: (usize, Vec<ServiceName>),
     is_serving: bool,
 }
 
@@ -74,6 +86,8 @@ impl Vitals {
             last_updated: SystemTime::now(),
             stay: Stay::Unknown,
             hooks: Hooks::NotYet,
+            faults: BTreeMap::new(),
+            without_room: (0, Vec::new()),
             is_serving: false,
         }
     }
@@ -104,6 +118,19 @@ impl Vitals {
         is_news
     }
 
+    /// Something cannot be set right, or can again.
+    pub(super) fn fault(&mut self, what: &'static str, reason: Option<String>) -> bool {
+        let before = match &reason {
+            Some(reason) => self.faults.insert(what, reason.clone()),
+            None => self.faults.remove(what),
+        };
+        before != reason
+    }
+
+    pub(super) fn without_room<'a>(&mut self, services: impl ExactSizeIterator<Item = &'a ServiceName>) {
+        self.without_room = (services.len(), services.take(NAMED).cloned().collect());
+    }
+
     pub(super) fn families(&self) -> &[Family] {
         &self.expectations.families
     }
@@ -112,7 +139,7 @@ impl Vitals {
         let Expectations { patience, needs_node, families } = &self.expectations;
         let is_in_time = self.waiting.is_none_or(|since| since.elapsed() < *patience);
         Health {
-            is_healthy: is_in_time && !matches!(self.hooks, Hooks::Failing(_)),
+            is_healthy: is_in_time && !matches!(self.hooks, Hooks::Failing(_)) && self.faults.is_empty(),
             is_in_time,
             is_node_eligible: match self.stay {
                 Stay::Stays => true,
@@ -122,6 +149,8 @@ impl Vitals {
             is_serving: self.is_serving,
             last_updated: self.last_updated,
             hooks: self.hooks.clone(),
+            faults: self.faults.clone(),
+            without_room: self.without_room.clone(),
             families: families.clone(),
         }
     }
@@ -157,6 +186,16 @@ mod tests {
         assert_eq!((health.is_healthy, health.is_in_time), (false, true));
         assert!(vitals.hooks(Hooks::Effective));
         assert!(vitals.health().is_healthy);
+    }
+
+    #[test]
+    fn what_cannot_be_set_right_is_unhealthy_until_it_is() {
+        let mut vitals = vitals(Duration::from_secs(60));
+        assert!(vitals.fault("pins", Some("no bpffs".to_owned())));
+        assert!(!vitals.fault("pins", Some("no bpffs".to_owned())), "no news");
+        let health = vitals.health();
+        assert_eq!((health.is_healthy, health.is_in_time, health.faults.len()), (false, true, 1));
+        assert!(vitals.fault("pins", None) && vitals.health().is_healthy);
     }
 
     #[test]

@@ -139,8 +139,10 @@ fn mend(datapath: &mut Datapath, settings: &datapath::Settings, status: &Status)
     if astray.is_empty() {
         return Ok(());
     }
+    status.metrics.drift.found("hook", astray.len());
     datapath.attach(settings)?;
-    status.metrics.hooks.repaired("hook", astray.len());
+    datapath.hold_links()?;
+    status.metrics.drift.repaired("hook", astray.len());
     warn!(hooks = astray.join(","), "somebody had detached socket hooks; attached again");
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! anew, after a pause that grows.
 
 mod announce;
+mod audit;
 mod devices;
 pub mod health;
 mod hooks;
@@ -42,6 +43,7 @@ use crate::{
     tables::{self, lacking::Lacking},
 };
 pub use announce::Hears;
+use audit::Auditor;
 use devices::DeviceWatch;
 use hooks::HookWatch;
 use metrics::kube_proxy::Synced;
@@ -65,6 +67,8 @@ pub struct Controller {
     synced: bool,
     /// Services that found no room, to be tried again when something is released.
     unplaced: BTreeSet<ServiceName>,
+    /// Services of which the maps were found to say something else, to be planned anew.
+    drifted: BTreeSet<ServiceName>,
     /// Problems already told, by Service.
     told: HashMap<ServiceName, Vec<Problem>>,
     attached: bool,
@@ -89,6 +93,7 @@ impl Controller {
         chosen: Chosen,
     ) -> Result<Self> {
         let datapath = Datapath::open(&settings)?;
+        status.metrics.tables.remembers(datapath.memory()?);
         let observed = datapath.observe()?;
         if !observed.frontends.is_empty() {
             info!(frontends = observed.frontends.len(), "going on from the maps an earlier process left");
@@ -120,6 +125,7 @@ impl Controller {
             extent: Extent::Everything,
             synced: false,
             unplaced: BTreeSet::new(),
+            drifted: BTreeSet::new(),
             told: HashMap::new(),
             attached: false,
             status,
@@ -147,7 +153,7 @@ impl Controller {
         mut left: watch::Receiver<Option<Cgroups>>,
     ) -> Result<()> {
         let mut devices = DeviceWatch::new(devices);
-        let mut hooks = HookWatch::default();
+        let (mut hooks, mut auditor) = (HookWatch::default(), Auditor::default());
         let mut grace: Option<JoinHandle<Result<()>>> = None;
         let mut grace_epoch = 0;
         let (mut retry, mut retry_surroundings) = (Retry::default(), Retry::default());
@@ -167,6 +173,9 @@ impl Controller {
                         error!("{failure:#}; trying again in {pause:?}");
                     }
                 }
+            }
+            if self.synced && !self.surroundings.are_due {
+                auditor.settled(&self.status);
             }
             if grace.is_none()
                 && let Some(epoch) = self.planner.awaits_grace()
@@ -200,13 +209,16 @@ impl Controller {
                 }
                 due = devices.due() => {
                     due?;
+                    self.restore_pins()?;
                     devices.bring_in_line(&mut self.datapath, &self.status).await;
                     false
                 }
                 () = hooks.due() => {
+                    self.restore_pins()?;
                     hooks.look(&mut self.datapath, &self.settings, &self.planner, &self.status);
                     false
                 }
+                () = auditor.due() => self.audit(&mut auditor),
                 change = changes.recv() => {
                     let Some(change) = change else { return Ok(()) };
                     self.take_in(change);
@@ -248,8 +260,10 @@ impl Controller {
                 if let Err(error) = self.datapath.let_go_of_older_maps() {
                     warn!("{error:#}; some connections of before may break");
                 }
+                self.datapath.hold_links()?;
                 self.attached = true;
                 hooks.begin();
+                auditor.begin();
                 self.status.serving();
             }
         }
@@ -284,6 +298,7 @@ impl Controller {
         let mut course = self.hears.trace.sync();
         let mut names = self.cluster.take_dirty();
         names.append(&mut self.unplaced);
+        names.append(&mut self.drifted);
         // What nobody mentions is removed only where nobody could have failed to mention it.
         let whole = self.cluster.is_whole();
         if self.extent == Extent::Everything && (whole || !self.synced) {
@@ -297,7 +312,8 @@ impl Controller {
             })
             .collect();
         course.passed("tables");
-        if desired.is_empty() && self.extent == Extent::Changes && self.synced {
+        let is_same = desired.is_empty() && !self.planner.has_suspects();
+        if is_same && self.extent == Extent::Changes && self.synced {
             self.status.synced(&self.planner, &mut self.cluster, 0, started.elapsed());
             self.hears.trace.synced(course, 0);
             return Ok(());
@@ -359,5 +375,6 @@ impl Controller {
             }
         }
         self.unplaced = plan.unplaced;
+        self.status.without_room(self.unplaced.iter());
     }
 }

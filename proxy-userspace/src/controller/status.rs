@@ -76,6 +76,18 @@ impl Status {
         self.vitals().hooks(hooks)
     }
 
+    /// What somebody else has done cannot be set right, and why; or it can be again. Says whether that is news.
+    pub(super) fn fault(&self, what: &'static str, reason: Option<String>) -> bool {
+        self.metrics.drift.fault(what, reason.is_some());
+        self.vitals().fault(what, reason)
+    }
+
+    /// These Services are not served as they should be, for want of room.
+    pub(super) fn without_room<'a>(&self, services: impl ExactSizeIterator<Item = &'a ServiceName>) {
+        self.metrics.tables.without_room(services.len());
+        self.vitals().without_room(services);
+    }
+
     /// The state of health, now.
     pub fn health(&self) -> Health {
         self.vitals().health()

@@ -45,8 +45,10 @@ pub(super) struct Surroundings {
     pub(super) left: Option<Cgroups>,
     /// On which of its addresses NodePorts answer.
     pub(super) node_ports: Arc<BTreeSet<Address>>,
-    written_addresses: Option<NodeAddresses>,
-    written_left: Option<Cgroups>,
+    pub(super) written_addresses: Option<NodeAddresses>,
+    pub(super) written_left: Option<Cgroups>,
+    /// Of ClusterIPs, and of pods.
+    pub(super) written_ranges: [Option<Ranges>; 2],
     /// What has been said, once.
     told: HashSet<&'static str>,
 }
@@ -56,22 +58,33 @@ impl Controller {
     ///
     /// What depends on objects stays as an earlier process left it until those have been listed.
     pub(super) fn settle_surroundings(&mut self) -> Result<()> {
-        self.settle_node_addresses()?;
+        // One map that is full keeps nothing out of the others.
+        let addresses = self.settle_node_addresses();
         if self.cluster.are_service_cidrs_known() {
             let chosen = self.settings.packets.service_cidrs;
             let (all, left_out) = ranges::with(&chosen, &self.cluster.service_cidrs());
             self.datapath.set_service_cidrs(&all)?;
+            self.surroundings.written_ranges[0] = Some(all);
             if left_out > 0 {
                 self.tell_once(
                     "more ranges of ClusterIPs than fit: packets to unassigned addresses of the others leave the node",
                 );
             }
         }
-        if self.settings.packets.pods == Pods::ByNode && self.cluster.is_node_known() {
+        let told = match self.settings.packets.pods {
+            Pods::ByDevice => Some(ranges::NONE),
+            Pods::ByAddress(ranges) => Some(ranges),
+            Pods::ByNode => None,
+        };
+        if let Some(ranges) = told {
+            self.datapath.set_pod_cidrs(&ranges)?;
+            self.surroundings.written_ranges[1] = Some(ranges);
+        } else if self.cluster.is_node_known() {
             let pods = &self.cluster.node().pod_cidrs;
             let ranges: Ranges = ranges::with(&ranges::NONE, pods).0;
             let is_empty = pods.is_empty();
             self.datapath.set_pod_cidrs(&ranges)?;
+            self.surroundings.written_ranges[1] = Some(ranges);
             if is_empty {
                 self.tell_once(
                     "the Node object names no spec.podCIDRs: pods are told apart by the devices they come by",
@@ -93,7 +106,7 @@ impl Controller {
             layout::NODE_ADDRESSES,
         );
         tables.map("left_cgroups", written_left.as_ref().map_or(0, BTreeSet::len), layout::LEFT_CGROUPS);
-        Ok(())
+        addresses
     }
 
     fn settle_node_addresses(&mut self) -> Result<()> {

@@ -28,4 +28,11 @@ impl Cells {
         let (row, column) = cell(address);
         self.0.store_byte(row, column as usize, 1)
     }
+
+    /// Whether they are.
+    #[must_use]
+    pub fn is_marked(&self, address: &Address) -> bool {
+        let (row, column) = cell(address);
+        self.0.as_slice().get(row as usize).is_some_and(|cells| cells[column as usize] != 0)
+    }
 }

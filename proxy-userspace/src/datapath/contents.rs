@@ -5,18 +5,21 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapError, lpm_trie::LpmTrie},
+    maps::{
+        HashMap, Map, MapData, MapError,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
 use proxy_common::{
     address::{Address, Port},
     layout::{
-        Backend, Frontend, FrontendKey, Service, Sets, Source, Traits, frontend_kind, map, node_address,
-        protocol, scope,
+        Backend, Frontend, FrontendKey, Prefix, Service, Sets, Source, Traits, frontend_kind, map,
+        node_address, protocol, scope,
     },
 };
 
 use super::{mapped::MappedArray, pins::Pins};
-use crate::plan::SourceRange;
+use crate::plan::{NodeAddresses, SourceRange};
 
 /// Takes a map out of a loaded object, typed.
 pub(super) fn map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T>
@@ -31,12 +34,16 @@ where
 pub(super) fn sources(trie: &LpmTrie<MapData, Source, u32>) -> Result<Vec<SourceRange>> {
     let mut ranges = Vec::new();
     for key in trie.keys() {
-        let key = key.context("reading the map of admitted clients")?;
-        let Source { service, address } = key.data();
-        let length = key.prefix_len().saturating_sub(Source::bits(&address, 0));
-        ranges.push(SourceRange { service, address, length: u8::try_from(length).unwrap_or(u8::MAX) });
+        ranges.push(range(&key.context("reading the map of admitted clients")?));
     }
     Ok(ranges)
+}
+
+/// The range that a key says.
+pub(super) fn range(key: &Key<Source>) -> SourceRange {
+    let Source { service, address } = key.data();
+    let length = key.prefix_len().saturating_sub(Source::bits(&address, 0));
+    SourceRange { service, address, length: u8::try_from(length).unwrap_or(u8::MAX) }
 }
 
 /// A frontend with everything it leads to.
@@ -65,6 +72,10 @@ pub struct Contents {
     pub frontends: Vec<Entry>,
     /// Addresses that answer NodePorts.
     pub node_addresses: Vec<Address>,
+    /// All of the node's addresses, and what they are to it.
+    pub addresses: NodeAddresses,
+    /// Where ClusterIPs are taken from, and whose packets count as those of this node's pods.
+    pub ranges: [Vec<Prefix>; 2],
 }
 
 /// Reads the maps under `pins`. Taken while a controller writes, each service is consistent in itself as far as
@@ -97,11 +108,15 @@ pub fn read(pins: &Pins) -> Result<Contents> {
     contents.frontends.sort_unstable_by_key(|entry| order(&entry.key));
     for entry in nodes.iter() {
         let (address, is) = entry.context("reading the node addresses map")?;
+        contents.addresses.insert(address, is);
         if is & node_address::NODE_PORTS != 0 {
             contents.node_addresses.push(address);
         }
     }
     contents.node_addresses.sort_unstable_by_key(|address| address.octets());
+    for (ranges, name) in contents.ranges.iter_mut().zip([map::SERVICE_CIDRS, map::POD_CIDRS]) {
+        *ranges = MappedArray::new(&open(name)?, name)?.as_slice().to_vec();
+    }
     Ok(contents)
 }
 

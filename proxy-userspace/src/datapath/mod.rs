@@ -14,6 +14,8 @@
 //! - [`mapped`]: arrays written by memory stores;
 //! - [`kernel`]: the system calls that aya lacks;
 //! - [`contents`]: reading everything back;
+//! - `audited`: reading back a little at a time;
+//! - `kept`: what is pinned, held open;
 //! - [`cells`]: which addresses packets are looked at for;
 //! - [`flows`]: what the packet path remembers;
 //! - [`sockets`]: those that were connected to a Service, in all network namespaces;
@@ -21,16 +23,18 @@
 //! - [`selftest`]: a connection of our own through the hooks.
 
 pub mod attachments;
+mod audited;
 pub mod cells;
 pub mod contents;
 pub mod counters;
 pub mod devices;
 pub mod flows;
 mod generations;
+mod kept;
 pub mod kernel;
 mod log;
 pub mod mapped;
-mod object;
+pub mod object;
 pub mod pins;
 pub mod programs;
 mod raw;
@@ -47,8 +51,8 @@ use aya::maps::{
 use proxy_common::{
     address::Address,
     layout::{
-        Backend, Frontend, FrontendKey, LEFT_CGROUPS, Prefix, Revision, Service, Source, map, node_address,
-        scope,
+        self, Backend, Frontend, FrontendKey, LEFT_CGROUPS, Prefix, Revision, Service, Source, map,
+        node_address, scope,
     },
 };
 
@@ -60,6 +64,7 @@ use cells::Cells;
 use counters::{Counters, FateCounts};
 use flows::settings::{PacketSettings, Pods};
 use generations::{Begun, Handover};
+use kept::Kept;
 use mapped::MappedArray;
 use pins::Pins;
 
@@ -72,12 +77,29 @@ pub struct Settings {
     pub bpffs_root: PathBuf,
     /// Sizes of maps. One that is smaller gives way to a new one, one that is larger stays.
     pub capacity: Capacity,
+    /// The same, of what programs remember.
+    pub memory: Memory,
     /// Log every decision of the programs.
     pub log_decisions: bool,
     /// How programs are attached to devices; `None` for the better way that the kernel has.
     pub tc_attach: Option<devices::Hook>,
     /// The packet path.
     pub packets: PacketSettings,
+}
+
+/// How much programs remember: beyond, what was used least recently makes room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Clients with affinity, for each service port.
+    pub affinities: u32,
+    /// Endpoints that unconnected UDP sockets have talked to.
+    pub senders: u32,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { affinities: layout::AFFINITY_ROWS, senders: layout::SENDER_ROWS }
+    }
 }
 
 impl Settings {
@@ -89,6 +111,8 @@ impl Settings {
             (map::SERVICES, services),
             (map::BACKENDS, backends),
             (map::FATES, services),
+            (map::AFFINITY, self.memory.affinities),
+            (map::SENDERS, self.memory.senders),
         ];
         sizes.extend(self.packets.sizes());
         sizes
@@ -116,8 +140,10 @@ pub struct Datapath {
     devices: devices::Devices,
     /// From the maps that the programs still attached work on.
     handover: Option<Handover>,
+    pins: Pins,
+    kept: Kept,
     /// Held for as long as we write.
-    _lock: pins::Lock,
+    lock: pins::Lock,
 }
 
 impl Datapath {
@@ -155,11 +181,14 @@ impl Datapath {
             counters: Some(Counters::new(contents::map(ebpf, map::COUNTERS)?)),
             fates: Some(FateCounts::new(MappedArray::of(ebpf, map::FATES)?)),
             origins: MapData::from_pin(pins.map(map::ORIGINS)).context("opening what sockets remember")?,
-            devices: devices::Devices::new(settings, pins, contents::map(ebpf, map::DEVICES)?)?,
+            devices: devices::Devices::new(settings, pins.clone(), contents::map(ebpf, map::DEVICES)?)?,
             programs,
+            pins,
+            kept: Kept::default(),
             handover,
-            _lock: lock,
+            lock,
         };
+        datapath.kept.hold_maps(&datapath.pins, object::pinned_maps())?;
         // What an earlier process knew of objects is better than nothing, until they are listed.
         let chosen = settings.packets.service_cidrs;
         let is_there = |range: &Prefix| datapath.service_cidrs.as_slice().contains(range);
@@ -212,12 +241,20 @@ impl Datapath {
         for id in known.difference(wanted) {
             absent_is_fine(self.left_cgroups.remove(id))?;
         }
+        // Whoever finds no room harms nobody who has found some.
+        let (mut left, mut failed) = (known.intersection(wanted).count(), None);
         for id in wanted.difference(&known) {
-            self.left_cgroups.insert(id, 0, 0).with_context(|| {
-                format!("no room for the pod of cgroup {id}: there are more than {LEFT_CGROUPS} such")
-            })?;
+            match self.left_cgroups.insert(id, 0, 0) {
+                Ok(()) => left += 1,
+                Err(error) => failed = Some((id, error)),
+            }
         }
-        self.left_count.store(0, 0, wanted.len() as u64)
+        self.left_count.store(0, 0, left as u64)?;
+        failed.map_or(Ok(()), |(id, error)| {
+            Err(error).with_context(|| {
+                format!("no room for the pod of cgroup {id}: there are more than {LEFT_CGROUPS} such")
+            })
+        })
     }
 
     /// Marks what the maps hold already, in case whoever wrote that did not.
@@ -258,6 +295,24 @@ impl Datapath {
     pub fn let_go_of_older_maps(&mut self) -> Result<()> {
         let ended = self.handover.take().map(Handover::end);
         ended.transpose().map(drop).context("letting go of maps of other shapes")
+    }
+
+    /// Holds the links that are pinned now, so that whoever removes their pins does not detach anything.
+    ///
+    /// # Errors
+    /// When the kernel does not tell what is pinned.
+    pub fn hold_links(&mut self) -> Result<()> {
+        self.kept.hold_links(&self.pins)
+    }
+
+    /// Makes pins anew that somebody has removed, and their folders, and takes the lock of these; says how many they
+    /// were. To be called before anything is loaded or attached: what finds no pin makes a map or a link of its own.
+    ///
+    /// # Errors
+    /// [`pins::Taken`] when another process has made the folder its own meanwhile; when there is no bpffs any more.
+    pub fn restore_pins(&mut self) -> Result<usize> {
+        let is_new = self.pins.restore(&mut self.lock)?;
+        Ok(self.kept.restore()? + usize::from(is_new))
     }
 
     /// The socket hooks that are not attached as they should be.
@@ -322,6 +377,18 @@ impl Datapath {
         let revision = Revision(self.revision.as_slice().first().copied().unwrap_or_default());
         let sources = contents::sources(&self.sources)?;
         Ok(Observed { frontends, services: self.services.as_slice(), sources, revision })
+    }
+
+    /// How much the programs can remember, with the maps as they are.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn memory(&self) -> Result<Memory> {
+        let room = |name| {
+            let map = self.kept.map(&self.pins.map(name)).context("it was pinned when we began")?;
+            kernel::map_room(map).with_context(|| format!("asking about the map {name}"))
+        };
+        Ok(Memory { affinities: room(map::AFFINITY)?, senders: room(map::SENDERS)? })
     }
 
     /// The backends map.

@@ -36,6 +36,11 @@ const PINNED_MAPS: [&str; 14] = [
     map::DEVICES,
 ];
 
+/// The names of all maps that outlive the process.
+pub fn pinned_maps() -> impl Iterator<Item = &'static str> {
+    PINNED_MAPS.into_iter().chain(PINNED_FLOW_MAPS)
+}
+
 /// What the programs are told, see [`constant`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Constants {
@@ -122,7 +127,7 @@ pub(super) fn open(
         loader.map_max_entries(name, *size);
     }
     if let Some(pins) = pins {
-        for name in PINNED_MAPS.into_iter().chain(PINNED_FLOW_MAPS) {
+        for name in pinned_maps() {
             loader.map_pin_path(name, pins.map(name));
         }
     }

@@ -43,7 +43,15 @@ pub struct Taken(PathBuf);
 
 /// Keeps other processes from writing to the same maps, for as long as it lives. The kernel drops it with the
 /// process.
-pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
+pub struct Lock(Flock<File>);
+
+impl Lock {
+    /// Whether it is the lock of what has that name now: the folder may have been replaced.
+    fn is_of(&self, root: &Path) -> bool {
+        let identity = |of: std::io::Result<fs::Metadata>| of.ok().map(|of| (of.dev(), of.ino()));
+        identity(self.0.metadata()).is_some_and(|ours| identity(fs::metadata(root)) == Some(ours))
+    }
+}
 
 impl Pins {
     /// Below `root`; touches nothing.
@@ -161,6 +169,20 @@ impl Pins {
             Err((_, Errno::EAGAIN)) => Err(Taken(self.root.clone()).into()),
             Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock {}", self.root.display())),
         }
+    }
+
+    /// Sees to it that the folders are there and `lock` is theirs; says whether it is a new one. A folder in place of the
+    /// one that was locked may be another process' by now.
+    ///
+    /// # Errors
+    /// [`Taken`] when it is; see [`Pins::create`].
+    pub fn restore(&self, lock: &mut Lock) -> Result<bool> {
+        self.create()?;
+        let is_new = !lock.is_of(&self.root);
+        if is_new {
+            *lock = self.lock()?;
+        }
+        Ok(is_new)
     }
 
     /// Removes links first, which detaches the programs, then maps, then folders; of all versions. Returns how

@@ -79,6 +79,12 @@ impl Event {
         Self::of_node("FailedToStartMetricServer", problem)
     }
 
+    /// Somebody else has written to the maps, or removed pins.
+    #[must_use]
+    pub fn drifted(what: String) -> Self {
+        Self { action: "Audit", ..Self::of_node("DriftFound", what) }
+    }
+
     /// Load balancers that ask for a Service's health get no answer.
     #[must_use]
     pub fn no_health_of_service(service: &ServiceName, note: String) -> Self {

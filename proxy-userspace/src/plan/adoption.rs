@@ -38,6 +38,13 @@ pub(super) struct Adopted {
     frontends: Vec<FrontendKey>,
 }
 
+impl Adopted {
+    /// Whether the map was found to admit a range to it.
+    pub(super) fn admits(&self, range: &SourceRange) -> bool {
+        self.admitted.contains(&(range.address, range.length))
+    }
+}
+
 /// Which desired service port shall have a frontend, as far as adoption has to know: its best claim.
 pub(super) type Wanted = HashMap<FrontendKey, (u32, i64, PortName)>;
 

@@ -33,6 +33,7 @@ pub mod slab;
 mod adoption;
 mod claims;
 mod example;
+mod sight;
 mod sources;
 
 use std::{
@@ -97,6 +98,15 @@ pub struct Planner {
     /// The frontends' revision in the map.
     revision: Revision,
     epoch: u64,
+    suspects: Suspects,
+}
+
+/// What somebody else was seen to have written to, for the next plan; see [`sight`].
+#[derive(Debug, Default)]
+struct Suspects {
+    frontends: BTreeSet<FrontendKey>,
+    /// Ids whose words are to be written in any case, when their Services are planned.
+    words: BTreeSet<u32>,
 }
 
 /// A service port that has an id.
@@ -132,6 +142,7 @@ impl Planner {
             capacity,
             revision: Revision(0),
             epoch: 0,
+            suspects: Suspects::default(),
         }
     }
 
@@ -148,7 +159,8 @@ impl Planner {
     /// [`Planner::adopt`].
     pub fn plan(&mut self, memory: &[Backend], desired: Vec<Desired>, extent: Extent) -> Plan {
         self.epoch += 1;
-        let mut draft = Draft { stray: self.sources.take_strays(), ..Draft::default() };
+        let touched = std::mem::take(&mut self.suspects.frontends);
+        let mut draft = Draft { stray: self.sources.take_strays(), touched, ..Draft::default() };
         let wanted = self.wanted(&desired);
         let mut named = BTreeSet::new();
         for (service, tables) in desired {
@@ -301,7 +313,7 @@ impl Planner {
         draft: &mut Draft,
     ) -> bool {
         let Some(port) = self.ports.get_mut(&id) else { return false };
-        let fresh = draft.fresh.contains(&id);
+        let fresh = draft.fresh.contains(&id) | self.suspects.words.remove(&id);
         let traits = Traits::new(table.affinity_seconds);
         let traits = match &table.admission {
             Some(admission) => traits.restricted(admission.is_node),

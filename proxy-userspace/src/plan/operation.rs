@@ -79,7 +79,7 @@ pub enum Operation {
 }
 
 /// Clients of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceRange {
     /// Its id.
     pub service: u32,

@@ -38,6 +38,21 @@ impl Sources {
         self.strays.push(range);
     }
 
+    /// The map holds one less than was thought.
+    pub(super) fn lost(&mut self) {
+        self.in_map -= 1;
+    }
+
+    /// Whether anything is to be removed at once.
+    pub(super) fn has_strays(&self) -> bool {
+        !self.strays.is_empty()
+    }
+
+    /// Whether it is in the map and waits to be removed.
+    pub(super) fn knows(&self, range: &SourceRange) -> bool {
+        self.strays.contains(range) || self.limbo.iter().any(|(_, waiting)| waiting == range)
+    }
+
     /// What is to be removed before anything else.
     pub(super) fn take_strays(&mut self) -> Vec<SourceRange> {
         self.in_map -= self.strays.len();

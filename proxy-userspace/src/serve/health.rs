@@ -2,8 +2,11 @@
 //! kube-proxy has not.
 //!
 //! `/livez` answers 200 while no change has waited too long, which also means: before the first sync; and while the hooks
-//! are in force. `/healthz` also wants a node that stays. `/readyz` answers 200 once tables are complete and programs
-//! attached.
+//! are in force, and nothing that somebody else has done to maps and pins is left as it is. `/healthz` also wants a node that
+//! stays. `/readyz` answers 200 once tables are complete and programs attached.
+//!
+//! That a map is full is said in every body, and does not change a code: the nodes of a cluster have the same maps, so all of
+//! them would leave all load balancers at once, and what is served would go with what is not.
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
@@ -66,6 +69,18 @@ struct Body {
     serving: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     hooks: Option<HookStatus>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    faults: BTreeMap<&'static str, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without_room: Option<WithoutRoom>,
+}
+
+/// Services that are not served as they should be because a map is full.
+#[derive(Serialize)]
+struct WithoutRoom {
+    count: usize,
+    /// The first few.
+    services: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -107,6 +122,11 @@ fn body(now: SystemTime, is_well: bool, health: &Health, node_eligible: Option<b
             Hooks::Effective => Some(HookStatus { effective: true, reason: None }),
             Hooks::Failing(reason) => Some(HookStatus { effective: false, reason: Some(reason.clone()) }),
         },
+        faults: health.faults.clone(),
+        without_room: (health.without_room.0 > 0).then(|| WithoutRoom {
+            count: health.without_room.0,
+            services: health.without_room.1.iter().map(ToString::to_string).collect(),
+        }),
     }
 }
 
@@ -130,6 +150,8 @@ mod tests {
             is_serving: true,
             last_updated: UNIX_EPOCH + Duration::from_millis(1_500),
             hooks: Hooks::NotYet,
+            faults: BTreeMap::new(),
+            without_room: (0, Vec::new()),
             families: vec![Family::V4, Family::V6],
         }
     }
@@ -154,13 +176,23 @@ mod tests {
     }
 
     #[test]
+    fn who_finds_no_room_is_named_and_the_node_stays_well() {
+        let name = crate::cluster::model::ServiceName { namespace: "shop".into(), name: "web".into() };
+        let text = text(true, &Health { without_room: (12, vec![name]), ..health() }, None);
+        assert!(text.contains("\"healthy\":true"), "{text}");
+        assert!(text.ends_with(",\"withoutRoom\":{\"count\":12,\"services\":[\"shop/web\"]}}"), "{text}");
+    }
+
+    #[test]
     fn who_is_not_well_says_since_when_and_why() {
         let hooks = Hooks::Failing("connect4 is \"gone\"".to_owned());
-        let failing = Health { is_healthy: false, hooks, ..health() };
+        let faults = BTreeMap::from([("pins", "no bpffs".to_owned())]);
+        let failing = Health { is_healthy: false, hooks, faults, ..health() };
         let text = text(false, &failing, None);
         assert!(text.starts_with("{\"lastUpdated\":\"1970-01-01T00:00:01.5Z\""), "{text}");
         assert!(text.contains("\"healthy\":false,\"status\":{\"IPv4\":{\"lastUpdated\":"), "{text}");
         let reason = "\"hooks\":{\"effective\":false,\"reason\":\"connect4 is \\\"gone\\\"\"}";
         assert!(text.contains(reason), "{text}");
+        assert!(text.ends_with(",\"faults\":{\"pins\":\"no bpffs\"}}"), "{text}");
     }
 }

@@ -88,6 +88,7 @@ impl Settings {
             let wrong = |error: clap::Error| Mistake(format!("{STANZA}: {}", first_words(&error)));
             match line.with(ours).parse().map_err(wrong)? {
                 (settings::Command::Run(run), _) => *run,
+                (settings::Command::Verify(verify), _) => verify.run,
                 _ => run,
             }
         };
@@ -176,6 +177,7 @@ impl Settings {
             cgroup_root: self.own.place.cgroup_root()?,
             bpffs_root: self.own.place.bpffs_root.clone(),
             capacity: self.own.room.capacity(),
+            memory: self.own.room.memory(),
             log_decisions: self.own.logging.log_decisions,
             tc_attach: self.own.packets.hook(),
             packets: PacketSettings { pods: packets::pods(&self.configuration)?, ..packets },

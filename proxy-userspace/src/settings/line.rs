@@ -47,11 +47,11 @@ impl Line {
         Ok((line.command, matches))
     }
 
-    /// The same line with these arguments in front of those of `run`.
+    /// The same line with these arguments in front of those of `run`, or of `verify`, which takes them, too.
     #[must_use]
     pub fn with(&self, arguments: Vec<OsString>) -> Self {
         let mut words = self.words.clone();
-        let run = words.iter().position(|word| word == "run").map_or(1, |at| at + 1);
+        let run = words.iter().position(|word| word == "run" || word == "verify").map_or(1, |at| at + 1);
         let begin = if self.is_kube_proxy { 1 } else { run };
         words.splice(begin.min(words.len())..begin.min(words.len()), arguments);
         Self { words, ..self.clone() }

@@ -38,7 +38,7 @@ pub use logging::{LogFormat, Logging};
 pub use metrics::Metrics;
 pub use packets::{Packets, Switch};
 pub use place::Place;
-pub use queries::{Check, Cleanup, Completion, FlowList, Man, Output, Services};
+pub use queries::{Check, Cleanup, Completion, FlowList, Man, Output, Services, Verify};
 pub use room::Room;
 pub use sockets::Sockets;
 pub use tracing::Tracing;
@@ -51,6 +51,7 @@ Exit codes:
   2  the command line, the configuration file, the kubeconfig or a credential makes no sense; it has to be corrected
   3  another kubeshunt works on the same pins
   4  an address for health or metrics is taken, with --bind-address-hard-fail
+  5  `kubeshunt verify` has found differences
 
 Whatever the code, Services that are served go on being served.";
 
@@ -81,6 +82,12 @@ pub enum Command {
     Flows(FlowList),
     /// Check what this machine offers, and what to do about what it lacks
     Check(Check),
+    /// Compare what the kernel serves with what it should serve, and name each difference
+    ///
+    /// It takes the arguments of `run`: where objects come from, where maps are pinned. It changes nothing, and runs beside
+    /// the process that serves.
+    #[command(args_override_self = true, after_help = EXIT_CODES)]
+    Verify(Box<Verify>),
     /// Detach the programs and remove everything kubeshunt has pinned; or else what kube-proxy has left
     Cleanup(Cleanup),
     /// Print completions of the command line for a shell

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Place, Removal};
+use super::{Place, Removal, Run};
 
 /// `kubeshunt services`
 #[derive(Args, Debug)]
@@ -26,6 +26,17 @@ pub struct FlowList {
     /// The folder on a bpffs that holds maps and links
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/kubeshunt")]
     pub bpffs_root: PathBuf,
+}
+
+/// `kubeshunt verify`
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// What `kubeshunt run` was told
+    #[command(flatten)]
+    pub run: Run,
 }
 
 /// `kubeshunt check`

@@ -47,6 +47,8 @@ pub(crate) fn full() -> Metrics {
     let planner = Planner::new(Capacity { frontends: 8, services: 8, backends: 8 });
     tables.synced(&planner, Counts::default(), 7, Duration::from_millis(1));
     tables.rejected();
+    tables.without_room(1);
+    tables.remembers(proxy_userspace::datapath::Memory::default());
     tables.failed();
     tables.aborted("UDP", 1);
     tables.event("written");
@@ -58,9 +60,12 @@ pub(crate) fn full() -> Metrics {
     hooks.effective(&Hooks::Failing("just so".to_owned()));
     hooks.effective(&Hooks::Effective);
     hooks.tested("led");
-    hooks.repaired("hook", 1);
     hooks.devices("pod", 1);
     hooks.devices_failing(0);
+    metrics.drift.found("frontends", 2);
+    metrics.drift.repaired("frontends", 1);
+    metrics.drift.fault("maps", true);
+    metrics.drift.passed();
 
     let counted = std::sync::atomic::AtomicU64::new(0);
     metrics.services.begin(10, move |_| [counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed); 7]);

@@ -136,8 +136,8 @@ fn with_cap_sys_admin_it_wakes_the_sockets_of_namespaces_that_are_mounted() -> R
 #[test]
 fn what_is_pinned_is_for_its_owner_only() -> Result<()> {
     let stage = Stage::serving(1)?;
-    let version = fs::read_dir(stage.node.pins())?.next().context("a folder for the version")??.path();
-    for folder in [version.clone(), version.join("maps"), version.join("links"), version.join("devices")] {
+    let root = stage.node.pins();
+    for folder in [kubeshunt_tests::inspect::maps(root)?, root.join("links"), root.join("devices")] {
         let mode = fs::metadata(&folder)?.permissions().mode() & 0o777;
         assert_eq!(mode, 0o700, "{}", folder.display());
         for entry in fs::read_dir(&folder)? {

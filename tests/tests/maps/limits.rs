@@ -1,11 +1,12 @@
 //! Where the kernel says no, and how long a grace period is.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use proxy_common::address::Address;
-use proxy_common::layout::{Frontend, FrontendKey, frontend_kind, map, node_address};
+use proxy_common::layout::{self as layout_of, Frontend, FrontendKey, frontend_kind, map, node_address};
 use proxy_userspace::datapath::kernel;
 use proxy_userspace::plan::{Capacity, Extent, Operation, Planner};
 
@@ -88,6 +89,26 @@ fn what_is_not_there_can_be_removed() -> Result<()> {
         assert_eq!(rig.pinned(map::FRONTENDS)?.keys()?.len(), 0, "round {round}");
         assert_eq!(rig.pinned(map::NODE_ADDRESSES)?.keys()?.len(), 0, "round {round}");
     }
+    Ok(())
+}
+
+/// As many as fit are left alone, those before all others; the one too many is an error.
+#[test]
+fn pods_without_room_harm_none_that_are_left_alone() -> Result<()> {
+    let mut rig = Rig::new(CAPACITY)?;
+    let most = u64::from(layout_of::LEFT_CGROUPS);
+    let before: BTreeSet<u64> = (1..=8).collect();
+    rig.datapath().leave_alone(&before)?;
+    let all: BTreeSet<u64> = (1..=most + 1).collect();
+    let error = rig.datapath().leave_alone(&all).expect_err("one too many");
+    assert!(error.to_string().contains("no room for the pod of cgroup"), "{error:#}");
+    let (left, count) = rig.datapath().left_alone()?;
+    assert_eq!((left.len() as u64, count), (most, most));
+    assert!(left.is_superset(&before) && left.is_subset(&all));
+    // What was too many goes, and everything is as it should be.
+    let fewer: BTreeSet<u64> = (5..=most).collect();
+    rig.datapath().leave_alone(&fewer)?;
+    assert_eq!(rig.datapath().left_alone()?, (fewer.clone(), fewer.len() as u64));
     Ok(())
 }
 

@@ -35,6 +35,7 @@ impl Rig {
             cgroup_root: node.cgroup().path().to_owned(),
             bpffs_root: node.pins().to_owned(),
             capacity,
+            memory: proxy_userspace::datapath::Memory::default(),
             log_decisions: false,
             tc_attach: None,
             packets,

@@ -17,6 +17,7 @@ const PURE: &[&str] = &[
     "policy",
     "tables",
     "plan",
+    "audit",
     "flows",
     "host/devices/class",
     "host/devices/choice",

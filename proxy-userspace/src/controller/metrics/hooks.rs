@@ -13,7 +13,6 @@ pub struct Attachments {
     effective: Gauge,
     checks: Family<Labels, Counter>,
     selftests: Family<Labels, Counter>,
-    repaired: Family<Labels, Counter>,
     devices: Family<Labels, Gauge>,
     devices_failing: Gauge,
 }
@@ -34,12 +33,6 @@ impl Attachments {
             "Connections of our own that tried the socket hooks, by what became of them",
             selftests.clone(),
         );
-        let repaired = Family::default();
-        registry.register(
-            "drift_repaired",
-            "Hooks and devices that had lost their programs and have got them again",
-            repaired.clone(),
-        );
         let devices = Family::default();
         registry.register(
             "devices",
@@ -52,7 +45,7 @@ impl Attachments {
             "Devices that should have programs for packets and could not be given them",
             devices_failing.clone(),
         );
-        Self { effective, checks, selftests, repaired, devices, devices_failing }
+        Self { effective, checks, selftests, devices, devices_failing }
     }
 
     /// The socket hooks have been looked at.
@@ -69,11 +62,6 @@ impl Attachments {
     /// A connection of our own has tried them.
     pub fn tested(&self, result: &'static str) {
         self.selftests.get_or_create(&[("result", result)]).inc();
-    }
-
-    /// What had lost its programs has got them again.
-    pub fn repaired(&self, what: &'static str, count: usize) {
-        self.repaired.get_or_create(&[("what", what)]).inc_by(count as u64);
     }
 
     /// How many devices on a side have programs.

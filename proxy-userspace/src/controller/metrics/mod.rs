@@ -4,9 +4,11 @@
 //! - [`tables`]: what came in and what was written;
 //! - [`flows`]: what the packet path remembers;
 //! - [`hooks`]: what is attached, and whether it is in force;
+//! - [`drift`]: what somebody else has done to all that;
 //! - [`services`]: what became of connections, Service by Service;
 //! - [`process`]: this process and this build.
 
+pub mod drift;
 pub mod flows;
 pub mod hooks;
 pub mod kube_proxy;
@@ -32,6 +34,8 @@ pub struct Metrics {
     pub flows: flows::FlowMetrics,
     /// What is attached.
     pub hooks: hooks::Attachments,
+    /// What somebody else has done.
+    pub drift: drift::Drift,
     /// What became of connections, Service by Service.
     pub services: services::Services,
 }
@@ -48,9 +52,10 @@ impl Metrics {
         let tables = tables::Tables::new(own);
         let flows = flows::FlowMetrics::new(own, tables.map_entries.clone(), tables.map_capacity.clone());
         let hooks = hooks::Attachments::new(own);
+        let drift = drift::Drift::new(own);
         let services = services::Services::default();
         own.register_collector(Box::new(services.clone()));
-        Self { registry, kube_proxy, tables, flows, hooks, services }
+        Self { registry, kube_proxy, tables, flows, hooks, drift, services }
     }
 
     /// We have made a connection of our own, which the programs have counted for this id: it is not to be seen.

@@ -22,7 +22,7 @@ use prometheus_client::{
 use proxy_common::layout;
 
 use super::Labels;
-use crate::{cluster::Counts, plan::Planner};
+use crate::{cluster::Counts, datapath::Memory, plan::Planner};
 
 /// The metrics of objects and maps.
 pub struct Tables {
@@ -31,6 +31,7 @@ pub struct Tables {
     plan_operations: Histogram,
     sync_failures: Counter,
     rejects: Counter,
+    without_room: Gauge,
     services: Gauge,
     endpoints: Gauge,
     pub(super) map_entries: Family<Labels, Gauge>,
@@ -61,6 +62,12 @@ impl Tables {
         registry.register("sync_failures", "Syncs that a failed map write ended", sync_failures.clone());
         let rejects = Counter::default();
         registry.register("rejects", "Objects or parts of them that were not taken over", rejects.clone());
+        let without_room = Gauge::default();
+        registry.register(
+            "services_without_room",
+            "Services that are not served as they should be, because a map is full",
+            without_room.clone(),
+        );
         let services = Gauge::default();
         registry.register("services", "Services known", services.clone());
         let endpoints = Gauge::default();
@@ -69,14 +76,9 @@ impl Tables {
         registry.register("map_entries", "Entries of a map in use", map_entries.clone());
         let map_capacity = Family::<Labels, Gauge>::default();
         registry.register("map_capacity", "Entries a map has room for", map_capacity.clone());
-        // Who has not come for longest makes room in these, so that they are full for most of the time.
-        for (map, fits) in [
-            ("affinity", layout::AFFINITY_ROWS),
-            ("senders", layout::SENDER_ROWS),
-            ("fragments", layout::FRAGMENTED),
-        ] {
-            map_capacity.get_or_create(&[("map", map)]).set(i64::from(fits));
-        }
+        // Who has not come for longest makes room in this one, so that it is full for most of the time; so in those of
+        // `remembers`.
+        map_capacity.get_or_create(&[("map", "fragments")]).set(i64::from(layout::FRAGMENTED));
         let decisions = Family::default();
         registry.register(
             "decisions",
@@ -102,6 +104,7 @@ impl Tables {
             plan_operations,
             sync_failures,
             rejects,
+            without_room,
             services,
             endpoints,
             map_entries,
@@ -147,6 +150,18 @@ impl Tables {
             self.map(map, used as usize, fits);
         }
         self.map("sources", planner.admitted(), layout::SOURCES);
+    }
+
+    /// How much the programs can remember.
+    pub fn remembers(&self, memory: Memory) {
+        for (map, fits) in [("affinity", memory.affinities), ("senders", memory.senders)] {
+            self.map_capacity.get_or_create(&[("map", map)]).set(i64::from(fits));
+        }
+    }
+
+    /// So many Services are not served as they should be, because a map is full.
+    pub fn without_room(&self, services: usize) {
+        self.without_room.set(i64::try_from(services).unwrap_or(i64::MAX));
     }
 
     /// How full a map is, and how much fits.

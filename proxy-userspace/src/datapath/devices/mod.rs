@@ -39,7 +39,7 @@ pub(super) enum Direction {
 }
 
 impl Direction {
-    const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
+    pub(super) const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
 
     /// As it is called in pins.
     pub(super) fn name(self) -> &'static str {
@@ -177,7 +177,9 @@ impl Devices {
             let due = device.as_ref().is_some_and(|device| !device.is_covered);
             let is_whole = Direction::ALL.iter().all(|way| present.contains(&(*index, *way)) == due);
             let has_more = Direction::ALL.iter().any(|way| leftover.contains(&(*index, *way)));
-            if !is_whole || has_more {
+            let entry = self.entries.get(index, 0).ok();
+            let is_in_map = device.as_ref().is_none_or(|device| entry == Some(device.masquerade));
+            if !is_whole || has_more || !is_in_map {
                 lost += usize::from(due && name_of(*index).is_some());
                 *device = None;
             }
@@ -342,6 +344,17 @@ impl Devices {
             }
         }
     }
+}
+
+/// The devices of this network namespace that have both programs of ours, by interface index.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub async fn equipped(pins: &Pins) -> Result<BTreeSet<u32>> {
+    let mut attached = tcx::present(pins)?;
+    attached.extend(clsact::present().await?.attached);
+    let is_whole = |index: &u32| Direction::ALL.iter().all(|way| attached.contains(&(*index, *way)));
+    Ok(attached.iter().map(|(index, _)| *index).filter(is_whole).collect())
 }
 
 /// Which programs a device has, if any.

@@ -3,6 +3,7 @@
 mod addresses;
 mod capacity;
 mod properties;
+mod sight;
 mod world;
 
 use proxy_common::{address::Address, layout::frontend_kind};

@@ -14,12 +14,16 @@ use crate::{
     tables::PortTable,
 };
 
-fn keys(worlds: &[&World]) -> BTreeSet<FrontendKey> {
+pub(super) fn keys(worlds: &[&World]) -> BTreeSet<FrontendKey> {
     worlds.iter().flat_map(|world| world.keys()).collect()
 }
 
 /// Whether every connection gets what `world` says.
-fn check_served(maps: &Maps, world: &World, keys: &BTreeSet<FrontendKey>) -> Result<(), TestCaseError> {
+pub(super) fn check_served(
+    maps: &Maps,
+    world: &World,
+    keys: &BTreeSet<FrontendKey>,
+) -> Result<(), TestCaseError> {
     for key in keys {
         let owner = world.owner(key);
         prop_assert_eq!(ask(maps, *key), truth(owner, key), "{:?}", key);

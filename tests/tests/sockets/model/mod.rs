@@ -93,6 +93,7 @@ impl<'a> Stand<'a> {
             cgroup_root: node.cgroup().path().to_owned(),
             bpffs_root: node.pins().to_owned(),
             capacity: CAPACITY,
+            memory: proxy_userspace::datapath::Memory::default(),
             log_decisions: false,
             tc_attach: None,
             packets: PacketSettings::default(),

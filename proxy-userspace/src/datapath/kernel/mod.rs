@@ -2,6 +2,8 @@
 //! grace period, the cookie of a network namespace, reading a hash many entries at a time, and having a program walk
 //! over a map.
 
+mod objects;
+
 use std::{
     ffi::CString,
     fs::File,
@@ -21,6 +23,8 @@ use aya::{
 use aya_obj::generated::{
     BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_type,
 };
+
+pub use objects::{map_room, next_key, object_id, pin};
 
 /// The bpf() system call.
 ///
@@ -164,6 +168,24 @@ pub(super) fn tcx_link(link: BorrowedFd<'_>) -> io::Result<u32> {
     }
     // SAFETY: a tcx link has this member of the union, and all are integers.
     Ok(unsafe { info.__bindgen_anon_1.tcx.ifindex })
+}
+
+/// Whether a link of a cgroup or a device still leads to one.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn is_attached(link: BorrowedFd<'_>) -> io::Result<bool> {
+    let info = link_info(link)?;
+    // SAFETY: each kind of link has its own member of the union, all of integers.
+    Ok(unsafe {
+        match info.type_ {
+            kind if kind == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 => {
+                info.__bindgen_anon_1.cgroup.cgroup_id != 0
+            }
+            kind if kind == bpf_link_type::BPF_LINK_TYPE_TCX as u32 => info.__bindgen_anon_1.tcx.ifindex != 0,
+            _ => false,
+        }
+    })
 }
 
 fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
