@@ -69,6 +69,9 @@ async fn a_watch_goes_on_at_another_server_where_it_was() {
     // Whoever holds a connection does not notice before it ends.
     drop(asked.watch().await);
     let asked = second.next().await;
+    assert_eq!(asked.get("limit"), "1", "whether it has come as far is asked first");
+    asked.list("5", None, &[]).await;
+    let asked = second.next().await;
     assert_eq!((asked.is_watch(), asked.get("resourceVersion")), (true, "5"));
 }
 
@@ -106,7 +109,8 @@ async fn the_best_one_is_used_again_once_it_is_back_and_a_watch_has_ended() {
     }
     let mut ended = Some(watch);
     let asked = loop {
-        if let Some(watch) = ended.take() {
+        if let Some(mut watch) = ended.take() {
+            watch.event("BOOKMARK", json!({"metadata": {"resourceVersion": "5"}})).await;
             watch.end().await;
         }
         tokio::select! {

@@ -147,7 +147,8 @@ impl Asked {
         self.answer(&format!("{code} {reason}"), &body).await;
     }
 
-    async fn answer(mut self, status: &str, body: &Value) {
+    /// Answers with a status, and perhaps headers behind it.
+    pub(super) async fn answer(mut self, status: &str, body: &Value) {
         let body = body.to_string();
         let length = body.len();
         let head =

@@ -9,25 +9,35 @@
 //!   watched from there. A watch that ends is resumed where it was; only when the server has forgotten that place
 //!   (410) is the kind listed again, and until then everything known stays in force.
 //! - One object that does not decode is reported and passed over.
-//! - When the server is away, it is tried again after 50 ms at first and 5 s at most, with jitter, or another one at
-//!   once if there are several. The loss and the return, or the change of server, are logged once each.
-//! - A connection that silently died is noticed: by TCP keep-alive within half a minute, and at the latest when the
-//!   server should have ended the watch.
+//! - A watch's versions grow. What comes twice is passed over; what comes too late means that the watch cannot be
+//!   trusted, and the kind is listed again. So it is when the server is behind what it has said, as one restored from a
+//!   backup: after every failure that is asked before the watch is resumed.
+//! - When the server is away, it is tried again after 50 ms at first and 900 ms at most, with jitter, or another one at
+//!   once if there are several; but not before it wants to be asked (`Retry-After`). The loss and the return, or the
+//!   change of server, are logged once each.
+//! - A connection that silently died is noticed: by TCP within eleven seconds, and at the latest when the server
+//!   should have ended the watch.
 //! - Credentials may be replaced on disk at any time; see `access`.
 
 mod access;
 mod backoff;
+mod failure;
 mod outage;
 mod page;
+mod patience;
 pub mod requests;
+mod version;
 mod watch;
 
 use std::sync::Arc;
 
 pub(crate) use self::access::Cause;
-pub use self::access::{Access, AccessError, AccessSettings, check_kubeconfig, check_server};
+pub use self::access::{
+    Access, AccessError, AccessSettings, Dial, Network, Stream, check_kubeconfig, check_server,
+};
 use self::outage::Outage;
-use self::watch::{Patience, Subject, Watch};
+use self::patience::Patience;
+use self::watch::{Subject, Watch};
 use super::Outlet;
 use crate::cluster::change::Kind;
 

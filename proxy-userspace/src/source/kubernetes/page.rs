@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
 use crate::cluster::change::{Change, Kind, Object, ObjectRef};
@@ -38,9 +38,13 @@ struct ListMetadata {
     r#continue: Option<String>,
 }
 
-/// Reads a page.
+/// Reads a page. What has no version is something else, be it JSON: whoever took `{}` for a list of nothing would let
+/// everything go.
 pub(super) fn page(kind: Kind, text: &str) -> Result<Page, serde_json::Error> {
     let raw: RawPage<'_> = serde_json::from_str(text)?;
+    if raw.metadata.resource_version.is_empty() {
+        return Err(de::Error::missing_field("metadata.resourceVersion"));
+    }
     let items = raw.items.unwrap_or_default();
     let object = |item: &RawValue| {
         decode::from_text(kind, item.get()).unwrap_or_else(|reject| Object::Unreadable(Box::new(reject)))
@@ -136,6 +140,15 @@ mod tests {
         ] {
             let page = page(Kind::Node, text).expect("a page");
             assert_eq!((page.objects.len(), page.next), (0, None), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_is_no_empty_one() {
+        for text in
+            ["{}", r#"{"items":[]}"#, r#"{"kind":"Status","metadata":{},"status":"Success"}"#, "[]", "<html>"]
+        {
+            assert!(page(Kind::Service, text).is_err(), "{text}");
         }
     }
 

@@ -45,6 +45,13 @@ impl Running {
         (running, asked)
     }
 
+    /// The next request only wants to know how far the server is: so far.
+    async fn confirms(&mut self, version: &str) {
+        let asked = self.server.next().await;
+        assert_eq!((asked.is_watch(), asked.get("limit")), (false, "1"));
+        asked.list(version, Some("more"), &[]).await;
+    }
+
     /// The next change about Services, in a few words.
     async fn told(&mut self) -> String {
         loop {
@@ -182,6 +189,7 @@ async fn a_cut_connection_is_resumed() {
     // Twice more without an answer at all.
     drop(running.server.next().await);
     drop(running.server.next().await);
+    running.confirms("6").await;
     let asked = running.server.next().await;
     assert_eq!((asked.is_watch(), asked.get("resourceVersion")), (true, "6"));
     asked.watch().await.event("ADDED", service("b", "7")).await;
@@ -215,10 +223,57 @@ async fn gone_after_an_outage_does_not_wait_as_long_as_for_a_lost_server() {
     for _ in 0..4 {
         drop(running.server.next().await);
     }
+    running.confirms("5").await;
     running.server.next().await.fail(410, "Gone").await;
     let begin = tokio::time::Instant::now();
     assert!(!running.server.next().await.is_watch());
     assert!(begin.elapsed() < Duration::from_millis(350), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_that_has_lost_its_last_hours_is_listed() {
+    let (mut running, asked) = Running::watching("500", &[service("a", "1")]).await;
+    drop(asked.watch().await);
+    running.confirms("77").await;
+    let asked = running.server.next().await;
+    assert_eq!((asked.is_watch(), asked.get("limit")), (false, "500"));
+    asked.list("78", None, &[service("b", "2")]).await;
+    assert_eq!(running.told().await, "= b");
+    assert_eq!(running.server.next().await.get("resourceVersion"), "78");
+}
+
+#[tokio::test]
+async fn what_comes_twice_is_passed_over_and_what_comes_late_leads_to_a_new_list() {
+    let (mut running, asked) = Running::watching("5", &[]).await;
+    let mut watch = asked.watch().await;
+    watch.event("ADDED", service("a", "9")).await;
+    watch.event("ADDED", service("again", "9")).await;
+    watch.event("BOOKMARK", json!({"metadata": {"resourceVersion": "7"}})).await;
+    watch.event("ADDED", service("b", "10")).await;
+    assert_eq!((running.told().await.as_str(), running.told().await.as_str()), ("+ a", "+ b"));
+    watch.event("MODIFIED", service("late", "8")).await;
+    let asked = running.server.next().await;
+    assert_eq!((asked.is_watch(), asked.get("limit")), (false, "500"));
+    asked.list("12", None, &[service("c", "11")]).await;
+    assert_eq!(running.told().await, "= c");
+}
+
+#[tokio::test]
+async fn json_that_is_no_list_lets_nothing_go() {
+    let mut running = Running::start().await;
+    running.server.next().await.answer("200 OK", &json!({})).await;
+    running.server.next().await.list("5", None, &[service("a", "1")]).await;
+    assert_eq!(running.told().await, "= a");
+}
+
+#[tokio::test]
+async fn who_is_busy_is_left_alone_for_as_long_as_it_wants() {
+    let mut running = Running::start().await;
+    let begin = tokio::time::Instant::now();
+    running.server.next().await.answer("429 Too Many Requests\r\nretry-after: 2", &json!({})).await;
+    running.server.next().await.list("5", None, &[]).await;
+    assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert_eq!(running.told().await, "= ");
 }
 
 #[tokio::test]
@@ -242,6 +297,7 @@ async fn a_silent_connection_is_given_up() {
     let _never_answered = running.server.next().await;
     running.server.next().await.list("5", None, &[]).await;
     let _silent = running.server.next().await.watch().await;
+    running.confirms("5").await;
     let asked = running.server.next().await;
     assert_eq!((asked.is_watch(), asked.get("resourceVersion")), (true, "5"));
 }

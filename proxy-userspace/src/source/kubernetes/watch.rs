@@ -1,9 +1,10 @@
 //! One list and watch, for one kind, for ever.
 //!
-//! A state machine of two states: a list is needed; or everything up to a version is known and may be watched from
-//! there. Each step ends in the next state or in a failure that says how to go on.
+//! A state machine of three states: a list is needed; everything up to a version is known and may be watched from
+//! there; or it is known, and whether the server still knows it has to be asked first. Each step ends in the next state
+//! or in a failure that says how to go on.
 
-use std::fmt::Write as _;
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use futures::{AsyncBufReadExt, AsyncReadExt};
@@ -12,10 +13,12 @@ use kube::api::{ListParams, WatchParams};
 use kube::core::Request;
 use tokio::time::Instant;
 
-use super::access::{Access, Cause, Failed, Next};
-use super::backoff::Backoff;
+use super::access::Access;
+use super::failure::{Failure, chain, unaskable};
 use super::outage::Outage;
-use super::page::{self, Event};
+use super::page::{self, Event, Page};
+use super::patience::{Patience, Pauses};
+use super::version;
 use crate::cluster::change::{Change, Kind};
 use crate::source::{Closed, Outlet};
 
@@ -35,36 +38,6 @@ pub(super) struct Subject {
     pub(super) without: Option<&'static str>,
 }
 
-/// How long to wait for what.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// For a page of a list, or the head of a watch.
-    pub(super) answer: Duration,
-    /// For how long the server is asked to keep a watch.
-    pub(super) watch: Duration,
-    /// How much longer than that is still no sign of a dead connection.
-    pub(super) grace: Duration,
-    /// Before the first new attempt.
-    pub(super) first_wait: Duration,
-    /// Before any later one.
-    pub(super) longest_wait: Duration,
-    /// Before a kind that one can do without is asked for again.
-    pub(super) withheld: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            answer: Duration::from_secs(30),
-            watch: Duration::from_secs(290),
-            grace: Duration::from_secs(5),
-            first_wait: Duration::from_millis(50),
-            longest_wait: Duration::from_secs(5),
-            withheld: Duration::from_secs(60),
-        }
-    }
-}
-
 /// What is known.
 #[derive(Debug)]
 enum State {
@@ -72,65 +45,17 @@ enum State {
     Unlisted { in_pages: bool },
     /// Everything up to this version.
     Listed { version: String },
+    /// The same. But who said so was lost, or silent: it may be another one now, or another history.
+    Doubted { version: String },
 }
 
-/// Why a step did not succeed.
-#[derive(Debug)]
-enum Failure {
-    /// Nobody reads the changes.
-    Closed,
-    /// What we build on is no longer there: list again.
-    Expired,
-    /// Another server has been found wanting: ask the one that is in use now.
-    Moved(String),
-    /// Try again later.
-    Lost(String),
-    /// The server does not have this kind, or not for us: try again later.
-    Withheld(String),
-    /// The credentials were refused: renew them, then try again later.
-    Unauthorized(String),
-}
-
-impl From<Closed> for Failure {
-    fn from(_: Closed) -> Self {
-        Self::Closed
-    }
-}
-
-impl From<Failed> for Failure {
-    fn from(failed: Failed) -> Self {
-        match (&failed.cause, failed.next) {
-            (cause, Next::AtOnce) => Self::Moved(chain(cause)),
-            (Cause::Answer(kube::Error::Api(status)), _) => match status.code {
-                410 => Self::Expired,
-                401 => Self::Unauthorized(status.message.clone()),
-                403 => Self::Withheld(format!("{} (are the RBAC rules in place?)", status.message)),
-                404 => Self::Withheld(status.message.clone()),
-                code => Self::Lost(format!("{code} {}", status.message)),
-            },
-            (cause, _) => Self::Lost(chain(cause)),
+impl State {
+    /// After a failure.
+    fn doubted(self) -> Self {
+        match self {
+            Self::Listed { version } => Self::Doubted { version },
+            other => other,
         }
-    }
-}
-
-/// How long to wait after which failure. Apart from each other, because a server that says it has forgotten our
-/// place is there, however long it was away before.
-#[derive(Debug)]
-struct Pauses {
-    lost: Backoff,
-    expired: Backoff,
-}
-
-impl Pauses {
-    fn new(patience: Patience) -> Self {
-        let backoff = Backoff::new(patience.first_wait, patience.longest_wait);
-        Self { lost: backoff, expired: backoff }
-    }
-
-    /// It worked: begin anew the next time.
-    fn reset(&mut self) {
-        self.lost.reset();
-        self.expired.reset();
     }
 }
 
@@ -142,6 +67,8 @@ pub(super) struct Watch<'a> {
     outage: &'a Outage,
     patience: Patience,
     changes: Outlet,
+    /// When the last list was begun.
+    listed: Option<Instant>,
 }
 
 impl<'a> Watch<'a> {
@@ -152,33 +79,55 @@ impl<'a> Watch<'a> {
         patience: Patience,
         changes: Outlet,
     ) -> Self {
-        Self { subject, access, outage, patience, changes }
+        Self { subject, access, outage, patience, changes, listed: None }
     }
 
     /// Runs until nobody reads the changes.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut pauses = Pauses::new(self.patience);
         let mut state = State::Unlisted { in_pages: true };
         let mut told = String::new();
         loop {
             let result = match &mut state {
-                State::Unlisted { in_pages } => self.list(*in_pages).await.map(|version| {
-                    state = State::Listed { version };
+                State::Unlisted { in_pages } => {
+                    self.listed = Some(Instant::now());
+                    self.list(*in_pages).await.map(|version| State::Listed { version })
+                }
+                State::Doubted { version } => {
+                    self.confirm(version).await.map(|()| State::Listed { version: std::mem::take(version) })
+                }
+                State::Listed { version } => self.watch(version, &mut pauses).await.map(|has_spoken| {
+                    let version = std::mem::take(version);
+                    if has_spoken { State::Listed { version } } else { State::Doubted { version } }
                 }),
-                State::Listed { version } => self.watch(version, &mut pauses).await,
             };
             let problem = match result {
-                Ok(()) => continue,
+                Ok(next) => {
+                    state = next;
+                    continue;
+                }
                 Err(Failure::Closed) => return,
-                Err(Failure::Expired) => {
-                    tracing::debug!(kind = %self.subject.kind, "the version is too old for the server; listing again");
+                Err(Failure::Expired(problem)) => {
+                    tracing::debug!(kind = %self.subject.kind, "{problem}; listing again");
                     // A list whose own pages expire is asked for whole.
-                    state = State::Unlisted { in_pages: matches!(state, State::Listed { .. }) };
-                    tokio::time::sleep(pauses.expired.wait()).await;
+                    state = State::Unlisted { in_pages: !matches!(state, State::Unlisted { .. }) };
+                    // One list after another, and not one too many: the pause counts from the last one.
+                    if let Some(listed) = self.listed {
+                        tokio::time::sleep_until(listed + pauses.expired.wait()).await;
+                    }
                     continue;
                 }
                 Err(Failure::Moved(problem)) => {
                     tracing::debug!(kind = %self.subject.kind, problem, "asking another API server");
+                    state = state.doubted();
+                    continue;
+                }
+                Err(Failure::Busy(pause, problem)) => {
+                    self.outage.begin(self.subject.kind, &problem);
+                    state = state.doubted();
+                    // Not all nodes at the same moment.
+                    let jitter = self.patience.longest_wait.mul_f64(fastrand::f64() / 2.0);
+                    tokio::time::sleep(pause + jitter).await;
                     continue;
                 }
                 Err(Failure::Unauthorized(problem)) => {
@@ -206,6 +155,7 @@ impl<'a> Watch<'a> {
                 Err(Failure::Lost(problem)) => problem,
             };
             self.outage.begin(self.subject.kind, &problem);
+            state = state.doubted();
             tokio::time::sleep(pauses.lost.wait()).await;
         }
     }
@@ -213,18 +163,9 @@ impl<'a> Watch<'a> {
     /// Lists everything, sends it, and returns the version it is of.
     async fn list(&self, in_pages: bool) -> Result<String, Failure> {
         let mut objects = Vec::new();
-        let mut params = ListParams {
-            label_selector: self.subject.labels.map(str::to_owned),
-            field_selector: self.subject.fields.clone(),
-            limit: in_pages.then_some(PAGE_SIZE),
-            ..ListParams::default()
-        };
+        let mut params = self.list_params(in_pages.then_some(PAGE_SIZE));
         loop {
-            let request = Request::new(self.subject.path).list(&params).map_err(unaskable)?;
-            let ask = |client: Client| async move { client.request_text(request).await };
-            let text = self.access.ask(self.patience.answer, ask).await?;
-            let page = page::page(self.subject.kind, &text)
-                .map_err(|error| Failure::Lost(format!("the server's list is no list: {error}")))?;
+            let page = self.page(&params).await?;
             objects.extend(page.objects);
             params.continue_token = page.next;
             if params.continue_token.is_none() {
@@ -235,8 +176,40 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Watches until the server ends it in good order, and keeps the version up to date all the while.
-    async fn watch(&self, version: &mut String, pauses: &mut Pauses) -> Result<(), Failure> {
+    /// Makes sure that the server has come as far as this version. One that has lost its last hours, and was given an
+    /// older store instead, would take our word for it and say nothing before it gets there again.
+    async fn confirm(&self, version: &str) -> Result<(), Failure> {
+        let page = self.page(&self.list_params(Some(1))).await?;
+        self.outage.end(self.subject.kind);
+        match version::order(&page.version, version) {
+            Some(Ordering::Less) => Err(Failure::Expired(format!(
+                "the server is at version {}, behind {version}, of which it has told us",
+                page.version
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn list_params(&self, limit: Option<u32>) -> ListParams {
+        ListParams {
+            label_selector: self.subject.labels.map(str::to_owned),
+            field_selector: self.subject.fields.clone(),
+            limit,
+            ..ListParams::default()
+        }
+    }
+
+    async fn page(&self, params: &ListParams) -> Result<Page, Failure> {
+        let request = Request::new(self.subject.path).list(params).map_err(unaskable)?;
+        let ask = |client: Client| async move { client.request_text(request).await };
+        let text = self.access.ask(self.patience.answer, ask).await?;
+        page::page(self.subject.kind, &text)
+            .map_err(|error| Failure::Lost(format!("the server's list is no list: {error}")))
+    }
+
+    /// Watches until the server ends it in good order, and keeps the version up to date all the while. Says whether
+    /// anything was said.
+    async fn watch(&self, version: &mut String, pauses: &mut Pauses) -> Result<bool, Failure> {
         // Spread the reconnections of many nodes over time.
         let length = self.patience.watch.mul_f64(0.9 + fastrand::f64() / 10.0);
         let params = WatchParams {
@@ -279,7 +252,7 @@ impl<'a> Watch<'a> {
                 if events == 0 && begin.elapsed() < Duration::from_secs(1) {
                     tokio::time::sleep(pauses.lost.wait()).await;
                 }
-                return Ok(());
+                return Ok(events > 0);
             }
             if line.last() != Some(&b'\n') {
                 return Err(Failure::Lost("the watch broke off in the middle of an event".to_owned()));
@@ -296,6 +269,17 @@ impl<'a> Watch<'a> {
             text.and_then(|text| page::event(self.subject.kind, text).map_err(|error| error.to_string()));
         match event {
             Ok(Event::Change(change, new_version)) => {
+                match new_version.as_ref().and_then(|new| version::order(new, version)) {
+                    Some(Ordering::Equal) => {
+                        tracing::debug!(kind = %self.subject.kind, version, "an event came twice");
+                        return Ok(());
+                    }
+                    // Perhaps a repetition, perhaps of an object about which nothing newer was said.
+                    Some(Ordering::Less) => {
+                        return Err(Failure::Expired("an event came after a later one".to_owned()));
+                    }
+                    _ => {}
+                }
                 self.send(change).await?;
                 if let Some(new_version) = new_version {
                     *version = new_version;
@@ -303,10 +287,12 @@ impl<'a> Watch<'a> {
                 Ok(())
             }
             Ok(Event::Bookmark(new_version)) => {
-                *version = new_version;
+                if version::order(&new_version, version) != Some(Ordering::Less) {
+                    *version = new_version;
+                }
                 Ok(())
             }
-            Ok(Event::Expired) => Err(Failure::Expired),
+            Ok(Event::Expired) => Err(Failure::Expired("the version is too old for the server".to_owned())),
             Ok(Event::Failed(problem)) => Err(Failure::Lost(problem)),
             Ok(Event::Unknown(event)) => {
                 tracing::debug!(kind = %self.subject.kind, event, "an event of a type not known here");
@@ -315,7 +301,7 @@ impl<'a> Watch<'a> {
             Err(error) => {
                 // Which object it was about is unknown, so only a new list makes sure nothing is missed.
                 tracing::warn!(kind = %self.subject.kind, error, "a line of the watch is no event; listing again");
-                Err(Failure::Expired)
+                Err(Failure::Expired("a line of the watch is no event".to_owned()))
             }
         }
     }
@@ -324,23 +310,4 @@ impl<'a> Watch<'a> {
         self.access.learn(&change);
         self.changes.send(change).await
     }
-}
-
-/// Of a request that cannot even be written, though all of it is ours.
-fn unaskable(error: kube::core::request::Error) -> Failure {
-    Failure::Lost(chain(&error))
-}
-
-/// An error and what caused it, in one line; the outermost alone often says nothing.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            let _ = write!(text, ": {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -9,6 +9,7 @@ use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::super::requests::Requests;
+use super::network::Network;
 
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -27,6 +28,8 @@ pub struct AccessSettings {
     pub last_known: Vec<SocketAddr>,
     /// Where requests are counted.
     pub requests: Requests,
+    /// How connections are made.
+    pub network: Network,
 }
 
 /// Why there is no client.

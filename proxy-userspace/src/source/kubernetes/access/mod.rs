@@ -12,8 +12,10 @@
 //! elsewhere is left to its end.
 
 mod attention;
+mod busy;
 mod credentials;
 mod learned;
+mod network;
 mod servers;
 mod transport;
 
@@ -26,12 +28,13 @@ use http::Uri;
 use kube::{Client, Config};
 use tokio::time::Instant;
 
+use self::busy::Busy;
 pub use self::credentials::{AccessError, AccessSettings, check_kubeconfig, check_server};
 use self::credentials::{Fingerprint, fingerprint};
 use self::learned::Learned;
+pub use self::network::{Dial, Network, Stream};
 pub(crate) use self::servers::Next;
 use self::servers::{Failure, Moved, Servers};
-use super::requests::Requests;
 use crate::cluster::change::Change;
 
 /// How long to wait for what.
@@ -104,6 +107,14 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
+    /// When the server wants to be asked again, if it says so.
+    pub(crate) fn asks_for_pause(&self) -> Option<Duration> {
+        match self {
+            Self::Answer(error) => Some(Busy::of(error)?.after),
+            _ => None,
+        }
+    }
+
     /// What it says of the server; nothing if that is as it should be.
     fn failure(&self) -> Option<Failure> {
         match self {
@@ -112,6 +123,7 @@ impl Cause {
                 (status.code >= 500 || status.code == 401).then_some(Failure::Unwell)
             }
             Self::Answer(error) if transport::is_no_connection(error) => Some(Failure::Gone),
+            Self::Answer(error) if Busy::of(error).is_some_and(|busy| busy.status.is_client_error()) => None,
             Self::Answer(_) => Some(Failure::Unwell),
             Self::Access(_) => None,
         }
@@ -170,7 +182,7 @@ impl Access {
         };
         let next = match cause.failure() {
             Some(failure) => {
-                self.servers().failed(&server, failure, &super::watch::chain(&cause), Instant::now())
+                self.servers().failed(&server, failure, &super::failure::chain(&cause), Instant::now())
             }
             None => {
                 if matches!(cause, Cause::Answer(_)) {
@@ -241,7 +253,7 @@ impl Access {
         if made_of != current.made_of {
             self.renew_from(&mut current, made_of).await;
         }
-        current.client(server, &self.settings.requests)
+        current.client(server, &self.settings)
     }
 
     async fn renew_from(&self, current: &mut Current, made_of: Fingerprint) {
@@ -271,18 +283,18 @@ impl Current {
         let (config, servers) = credentials::read(settings).await?;
         let mut current = Self { config, clients: HashMap::new(), made_of, complained: false };
         let first = current.config.cluster_url.clone();
-        current.client(&first, &settings.requests)?;
+        current.client(&first, settings)?;
         Ok((current, servers))
     }
 
-    fn client(&mut self, server: &Uri, requests: &Requests) -> Result<Client, AccessError> {
+    fn client(&mut self, server: &Uri, settings: &AccessSettings) -> Result<Client, AccessError> {
         if let Some(client) = self.clients.get(server) {
             return Ok(client.clone());
         }
         let mut config = self.config.clone();
         config.cluster_url = server.clone();
-        let client =
-            transport::client(config, requests).map_err(|error| AccessError::Client(Box::new(error)))?;
+        let client = transport::client(config, &settings.requests, &settings.network)
+            .map_err(|error| AccessError::Client(Box::new(error)))?;
         self.clients.insert(server.clone(), client.clone());
         Ok(client)
     }
