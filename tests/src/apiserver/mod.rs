@@ -1,7 +1,8 @@
 //! A real kube-apiserver with its etcd, for tests that want the API itself and not a mock of it.
 //!
 //! [`Binaries`] finds or builds the programs pinned by `apiserver/go.mod`, [`ApiServer`] runs them, and a
-//! [`CuttingProxy`] stands between the server and a client to break their connection at will.
+//! [`CuttingProxy`] stands between the server and a client to break their connection at will; a [`FaultyProxy`] breaks
+//! what they say to each other.
 //!
 //! No controller runs. Nothing makes EndpointSlices out of Pods, a test writes them by hand, and the
 //! server's own `default/kubernetes` Service has none.
@@ -11,6 +12,7 @@ pub(crate) mod cache;
 mod credentials;
 mod cutting_proxy;
 mod daemon;
+mod faulty_proxy;
 mod kubectl;
 mod port;
 mod request;
@@ -21,6 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use binaries::Binaries;
 pub use cutting_proxy::CuttingProxy;
+pub use faulty_proxy::{FaultyProxy, Trouble};
 pub use request::Response;
 pub use server::ApiServer;
 pub use settings::{ADMIN_TOKEN, KUBESHUNT_TOKEN, Options, User};

@@ -9,6 +9,7 @@ mod edges;
 mod events;
 mod expectation;
 mod failover;
+mod faults;
 mod life;
 mod objects;
 mod outages;

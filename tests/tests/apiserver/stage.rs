@@ -17,8 +17,8 @@ use crate::expectation;
 use crate::objects::{endpoint, slice};
 use crate::server::{NAMESPACE, TOKEN, shared};
 
-/// Until the maps must say what the API says. kubeshunt waits up to five seconds between two attempts to
-/// reach a server that was away.
+/// Until the maps must say what the API says, on a machine that may be busy. kubeshunt waits up to 900 ms between two
+/// attempts to reach a server that was away, and five seconds until it looks whether a silent connection is still there.
 pub(crate) const CONVERGE: Duration = Duration::from_secs(10);
 
 /// For kubeshunt to become ready, on a machine that may be busy.
