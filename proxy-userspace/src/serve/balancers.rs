@@ -29,7 +29,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{AGAIN, listen_with};
+use super::{AGAIN, connections, listen_with};
 use crate::{
     cluster::model::{Family, ServiceName},
     controller::status::Status,
@@ -150,7 +150,7 @@ impl Servers {
         let router = Router::new().fallback(answer).with_state(Arc::new(answers));
         let (port, family) = place;
         info!(%service, port, %family, "answering load balancers");
-        let task = tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
+        let task = tokio::spawn(async move { connections::serve(listener, router).await }).abort_handle();
         self.open.insert(place, Server { service: service.clone(), endpoints, task });
         Ok(())
     }

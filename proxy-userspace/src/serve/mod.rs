@@ -3,9 +3,11 @@
 //! - [`health`]: `/healthz` and `/livez` for load balancers and the kubelet, `/readyz` for whoever waits for the start;
 //! - [`metrics`]: `/metrics`, and what debugging tools ask for;
 //! - [`exposition`]: metrics in the format that the client reads;
-//! - [`balancers`]: answers to load balancers about single Services.
+//! - [`balancers`]: answers to load balancers about single Services;
+//! - [`connections`]: how many clients there may be at a time, and how slow.
 
 pub mod balancers;
+mod connections;
 pub mod exposition;
 pub mod health;
 pub mod metrics;
@@ -17,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use axum::Router;
 use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
 use tokio::net::{TcpListener, TcpSocket};
@@ -64,7 +66,7 @@ pub struct Taken {
 /// Serves health and metrics.
 ///
 /// # Errors
-/// When a server breaks down, or cannot have its address and that is to be fatal.
+/// When a server cannot have its address and that is to be fatal.
 pub async fn run(settings: Settings, status: Arc<Status>, events: Recorder) -> Result<()> {
     let Settings { health, metrics: at, hard_fail, .. } = settings;
     let on_health = health::router(Arc::clone(&status));
@@ -93,7 +95,7 @@ pub async fn run(settings: Settings, status: Arc<Status>, events: Recorder) -> R
 
 async fn serve(address: SocketAddr, hard_fail: bool, what: &str, router: Router) -> Result<()> {
     let listener = bind(address, hard_fail, what).await?;
-    axum::serve(listener, router).await.with_context(|| format!("the {what} server broke down"))
+    match connections::serve(listener, router).await {}
 }
 
 async fn bind(address: SocketAddr, hard_fail: bool, what: &str) -> Result<TcpListener> {
