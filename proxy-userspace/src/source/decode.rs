@@ -123,6 +123,26 @@ mod tests {
         );
     }
 
+    /// On a stack as small as a thread's.
+    #[test]
+    fn nesting_without_bottom_is_passed_over_or_a_reject() {
+        let deep = |open: &str, close: &str| format!("{}{}", open.repeat(100_000), close.repeat(100_000));
+        for deep in [deep("[", "]"), deep("{\"a\":", "}").replace(":}", ":0}")] {
+            let strange = format!("{{\"metadata\":{{\"name\":\"a\"}},\"unknown\":{deep}}}");
+            let object = from_text(Kind::Service, &strange);
+            assert!(
+                object.is_ok_and(|object| &*object.reference().name == "a"),
+                "nobody asks for what is in it"
+            );
+            for text in [
+                format!("{{\"metadata\":{{\"name\":{deep}}}}}"),
+                format!("{{\"metadata\":{{\"name\":\"a\"}},\"spec\":{{\"ports\":{deep}}}}}"),
+            ] {
+                assert!(from_text(Kind::Service, &text).is_err());
+            }
+        }
+    }
+
     #[test]
     fn even_nonsense_is_only_a_reject() {
         for text in ["7", "null", "{", r#"{"metadata":7}"#, r#"{"metadata":{"name":7}}"#] {

@@ -27,6 +27,7 @@ pub(super) struct FakeServer {
 pub(super) struct Asked {
     pub(super) query: HashMap<String, String>,
     pub(super) authorization: Option<String>,
+    pub(super) accept_encoding: Option<String>,
     stream: TcpStream,
 }
 
@@ -106,11 +107,11 @@ async fn read_request(mut stream: TcpStream) -> Option<(String, Asked)> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let query = pairs.map(|(key, value)| (key.to_owned(), decode(value))).collect();
-    let authorization = head
-        .lines()
-        .find_map(|line| line.strip_prefix("authorization: "))
-        .map(|value| value.trim().to_owned());
-    Some((path.to_owned(), Asked { query, authorization, stream }))
+    let header = |name: &str| {
+        head.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+    };
+    let (authorization, accept_encoding) = (header("authorization: "), header("accept-encoding: "));
+    Some((path.to_owned(), Asked { query, authorization, accept_encoding, stream }))
 }
 
 /// Undoes percent-encoding.
@@ -155,6 +156,18 @@ impl Asked {
             format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n");
         let text = format!("{head}connection: close\r\n\r\n{body}");
         drop(self.stream.write_all(text.as_bytes()).await);
+    }
+
+    /// Answers, and goes on for ever; how many bytes were taken until the client had enough.
+    pub(super) async fn answer_without_end(mut self, status: &str) -> usize {
+        let head =
+            format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n");
+        self.stream.write_all(head.as_bytes()).await.expect("the client listens");
+        let (text, mut taken) = (vec![b' '; 1 << 16], 0);
+        while let Ok(written) = self.stream.write(&text).await {
+            taken += written;
+        }
+        taken
     }
 
     /// Begins a watch.

@@ -17,6 +17,7 @@
 //!   change of server, are logged once each.
 //! - A connection that silently died is noticed: by TCP within eleven seconds, and at the latest when the server
 //!   should have ended the watch.
+//! - What a server says has an end: an answer, a list, an event, all pages together. One that goes on beyond is given up.
 //! - Credentials may be replaced on disk at any time; see `access`.
 
 mod access;
@@ -136,5 +137,7 @@ impl Kubernetes {
 mod failover_tests;
 #[cfg(test)]
 mod fake_server;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

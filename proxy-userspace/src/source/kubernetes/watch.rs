@@ -26,6 +26,9 @@ use crate::source::{Closed, Outlet};
 const PAGE_SIZE: u32 = 500;
 /// No event is longer; the store behind the API limits objects to a fraction of it.
 const MAX_LINE: u64 = 32 << 20;
+/// No list is longer, in bytes of its pages, nor has more pages: a server that always knows another one is given up.
+const MAX_LIST: usize = 1 << 30;
+const MAX_PAGES: usize = 2_000;
 
 /// What to watch.
 #[derive(Debug)]
@@ -162,10 +165,10 @@ impl<'a> Watch<'a> {
 
     /// Lists everything, sends it, and returns the version it is of.
     async fn list(&self, in_pages: bool) -> Result<String, Failure> {
-        let mut objects = Vec::new();
+        let (mut objects, mut length) = (Vec::new(), 0);
         let mut params = self.list_params(in_pages.then_some(PAGE_SIZE));
-        loop {
-            let page = self.page(&params).await?;
+        for _ in 0..MAX_PAGES {
+            let page = self.page(&params, &mut length).await?;
             objects.extend(page.objects);
             params.continue_token = page.next;
             if params.continue_token.is_none() {
@@ -174,12 +177,13 @@ impl<'a> Watch<'a> {
                 return Ok(page.version);
             }
         }
+        Err(Failure::Lost(format!("the server's list has more than {MAX_PAGES} pages")))
     }
 
     /// Makes sure that the server has come as far as this version. One that has lost its last hours, and was given an
     /// older store instead, would take our word for it and say nothing before it gets there again.
     async fn confirm(&self, version: &str) -> Result<(), Failure> {
-        let page = self.page(&self.list_params(Some(1))).await?;
+        let page = self.page(&self.list_params(Some(1)), &mut 0).await?;
         self.outage.end(self.subject.kind);
         match version::order(&page.version, version) {
             Some(Ordering::Less) => Err(Failure::Expired(format!(
@@ -199,10 +203,15 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn page(&self, params: &ListParams) -> Result<Page, Failure> {
+    /// Asks for one, and adds to the length of those before it.
+    async fn page(&self, params: &ListParams, length: &mut usize) -> Result<Page, Failure> {
         let request = Request::new(self.subject.path).list(params).map_err(unaskable)?;
         let ask = |client: Client| async move { client.request_text(request).await };
         let text = self.access.ask(self.patience.answer, ask).await?;
+        *length += text.len();
+        if *length > MAX_LIST {
+            return Err(Failure::Lost(format!("the server's list is longer than {} MiB", MAX_LIST >> 20)));
+        }
         page::page(self.subject.kind, &text)
             .map_err(|error| Failure::Lost(format!("the server's list is no list: {error}")))
     }
@@ -253,6 +262,12 @@ impl<'a> Watch<'a> {
                     tokio::time::sleep(pauses.lost.wait()).await;
                 }
                 return Ok(events > 0);
+            }
+            if line.len() as u64 == MAX_LINE && line.last() != Some(&b'\n') {
+                return Err(Failure::Lost(format!(
+                    "an event of the watch is longer than {} MiB",
+                    MAX_LINE >> 20
+                )));
             }
             if line.last() != Some(&b'\n') {
                 return Err(Failure::Lost("the watch broke off in the middle of an event".to_owned()));

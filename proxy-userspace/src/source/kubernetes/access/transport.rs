@@ -1,7 +1,14 @@
 //! The HTTP client.
+//!
+//! No answer is taken for longer than it can honestly be: what a server, or somebody in its place, sends without end is given
+//! up. A watch has no end, and is limited line by line by who reads it. Nothing is decompressed, and nobody is asked to
+//! compress.
 
 use std::time::Duration;
 
+use http::{Request, Response, Uri};
+use http_body_util::{Either, Limited};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt};
@@ -25,16 +32,27 @@ const IDLE: Duration = Duration::from_secs(5);
 /// For a connection to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// No list is asked for in pages of more. One that is asked for whole, because the server has lost its place, is of tens of
+/// MiB in clusters of some thousand nodes.
+const LONGEST_ANSWER: usize = 256 << 20;
+/// What an error says.
+const LONGEST_ERROR: usize = 1 << 20;
+
 /// Like kube's own client, but with keep-alive on the connection and without retries, which the watch does better.
 pub(super) fn client(config: Config, requests: &Requests, network: &Network) -> Result<Client, kube::Error> {
     let connector = config.rustls_https_connector_with_connector(match network {
         Network::Sockets => Connector::Sockets(sockets()),
         Network::Dialled(dial) => Connector::Dialled(dial.clone()),
     })?;
-    let transport = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .build::<_, Body>(connector);
+    let transport = tower::service_fn(move |request: Request<Body>| {
+        let is_endless = is_watch(request.uri());
+        let answer = http.request(request);
+        async move { answer.await.map(|answer| bounded(answer, is_endless)) }
+    });
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
@@ -56,6 +74,20 @@ fn sockets() -> HttpConnector {
     tcp.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     tcp
+}
+
+fn is_watch(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"))
+}
+
+/// An answer whose body ends.
+fn bounded(answer: Response<Incoming>, is_endless: bool) -> Response<Either<Limited<Incoming>, Incoming>> {
+    let limit = match (answer.status().is_success(), is_endless) {
+        (true, true) => return answer.map(Either::Right),
+        (true, false) => LONGEST_ANSWER,
+        (false, _) => LONGEST_ERROR,
+    };
+    answer.map(|body| Either::Left(Limited::new(body, limit)))
 }
 
 /// Whether no connection came about: nobody listens, nobody is there, or who is there has not the right certificate.
