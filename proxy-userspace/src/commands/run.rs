@@ -10,7 +10,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{cleanup, configuration_file, prepare, source};
+use super::{cleanup, configuration_file, heap, prepare, source};
 use crate::{
     configuration::document,
     controller::{self, Chosen, Controller, Hears, status::Status, sweep},
@@ -52,6 +52,7 @@ pub fn run(args: &Settings) -> Result<()> {
     if process.init_only {
         return prepare::only(args);
     }
+    heap::in_one_piece();
     // Under whatever name it was started: nobody is to take it for a kube-proxy.
     nix::sys::prctl::set_name(c"kubeshunt").context("cannot name this process")?;
     // One thread is enough for the control path; blocking calls get their own.

@@ -8,6 +8,8 @@ mod server;
 mod world;
 
 use std::env;
+use std::fmt::Display;
+use std::ops::Add;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,8 +26,24 @@ const SERVICES: usize = 5_000;
 const SECONDS: &str = "KUBESHUNT_SOAK";
 const DEFAULT_SECONDS: u64 = 60;
 
+/// Of ten minutes or more, the first one is for coming to the size that it takes.
+const LONG: u64 = 600;
+/// By how much memory may grow after the beginning, in KiB: in a long run, and in one that has hardly been through everything.
+/// The latter is a few bytes for each change.
+const GROWTH_KIB: [u64; 2] = [1024, 6 * 1024];
+/// By how much the kernel's memory for the maps may grow: hash tables hold a little more or less at each moment.
+const MAPS_KIB: u64 = 256;
+/// Threads that wait for a grace period of the kernel's come and go, as do connections to the API server.
+const MORE_DESCRIPTORS: usize = 8;
+const MORE_THREADS: usize = 2;
+
+/// How often threads may wake up while nothing happens, in a second. Devices, hooks and counters are looked at on a clock.
+const WAKES: u64 = 20;
+const IDLE_SECONDS: u64 = 5;
+
 /// Between two readings.
 const EVERY: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn nothing_grows_while_everything_changes_and_nothing_runs_when_nothing_does() -> Result<()> {
@@ -38,37 +56,57 @@ fn nothing_grows_while_everything_changes_and_nothing_runs_when_nothing_does() -
     let bed = Testbed::new()?;
     let node = bed.node("node-a")?;
     let server = Server::start(&node, World::new(SERVICES, seed))?;
-    let setup = Setup::source(["--master".into(), server.url().into()]).within(Duration::from_secs(60));
+    let setup = Setup::source(["--master".into(), server.url().into()]).within(PATIENCE);
     let kubeshunt = Kubeshunt::start(&node, setup)?;
     let gauge = Gauge::of(kubeshunt.pid().context("it runs")?);
+
     server.churn();
     let begun = Instant::now();
     let mut readings: Vec<Reading> = Vec::new();
     while begun.elapsed() < Duration::from_secs(length) {
         thread::sleep(EVERY);
         let reading = gauge.read(begun.elapsed())?;
-        println!(
-            "{reading}; {} changes, {} writes",
-            server.told(),
-            kubeshunt.metric("kubeshunt_sync_operations_total")?
-        );
+        println!("{reading}; {} changes told", server.told());
         readings.push(reading);
     }
+    let (is_long, told) = (length >= LONG, server.told());
+    let beginning = Duration::from_secs(if is_long { 60 } else { length / 4 });
+    let (first, later): (Vec<_>, Vec<_>) = readings.iter().partition(|reading| reading.at <= beginning);
+    flat("memory of its own", &first, &later, |reading| reading.own_kib, GROWTH_KIB[usize::from(!is_long)]);
+    flat("memory of its maps", &first, &later, |reading| reading.maps_kib, MAPS_KIB);
+    flat("descriptors", &first, &later, |reading| reading.descriptors, MORE_DESCRIPTORS);
+    flat("threads", &first, &later, |reading| reading.threads, MORE_THREADS);
+    assert!(told > 1_000 * length, "changes have hardly come: {told}");
+
     server.calm();
-    let mut last = -1.0;
-    wait::until_true("it has caught up", Duration::from_secs(60), || {
+    rests(&kubeshunt, &gauge)
+}
+
+/// The most there was later is not more than the most there was at the beginning, by more than that.
+fn flat<T>(what: &str, first: &[&Reading], later: &[&Reading], of: impl Fn(&Reading) -> T, more: T)
+where
+    T: Copy + Default + Display + Ord + Add<Output = T>,
+{
+    let most = |readings: &[&Reading]| readings.iter().map(|reading| of(reading)).max().unwrap_or_default();
+    let (first, later) = (most(first), most(later));
+    println!("{what}: {first} at the beginning, {later} later");
+    assert!(later <= first + more, "{what} grows: {first} at the beginning, {later} later");
+}
+
+/// Once everything has been carried out it sleeps.
+fn rests(kubeshunt: &Kubeshunt, gauge: &Gauge) -> Result<()> {
+    let mut last = String::new();
+    wait::until_true("it has carried out all that was told", PATIENCE, || {
         thread::sleep(EVERY);
-        let now = kubeshunt.metric("kubeshunt_sync_operations_total")?;
-        let is_calm = now == last;
-        last = now;
-        Ok(is_calm)
+        let now = format!("{:?}", kubeshunt.metric("kubeshunt_sync_operations_total")?);
+        Ok(std::mem::replace(&mut last, now.clone()) == now)
     })?;
-    let (before, cpu) = (gauge.sleeps()?, kubeshunt.cgroup().cpu_time()?);
-    thread::sleep(Duration::from_secs(10));
+    let before = gauge.sleeps()?;
+    thread::sleep(Duration::from_secs(IDLE_SECONDS));
     let after = gauge.sleeps()?;
     let of = |thread: &_| after[thread] - before.get(thread).copied().unwrap_or_default();
-    let sleeps: u64 = after.keys().map(of).sum();
-    println!("sleeps {sleeps} cpu {:?}", kubeshunt.cgroup().cpu_time()? - cpu);
-    println!("{}", gauge.read(begun.elapsed())?);
+    let wakes: u64 = after.keys().map(of).sum();
+    println!("{wakes} times awake in {IDLE_SECONDS} s");
+    assert!(wakes <= WAKES * IDLE_SECONDS, "awake {wakes} times in {IDLE_SECONDS} s while nothing happens");
     Ok(())
 }

@@ -89,6 +89,11 @@ pub(super) const RUNGS: &[Rung] = &[
     target("devices", false, "programs for packets on every device they belong on, and on no other"),
     target("packets", true, "packets that no socket hook has seen, in every layout, checksums and all"),
     target("churn", true, "changes under load: no connection fails or strays"),
+    target(
+        "soak",
+        true,
+        "five thousand Services that never rest: memory, descriptors and threads stay as they are",
+    ),
     target("manifests", false, "a folder of manifests, with half-written and bad files"),
     target("binary", true, "the program's life: start, kill, restart, upgrade"),
     Rung {
