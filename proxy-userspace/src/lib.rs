@@ -26,6 +26,7 @@ pub mod datapath;
 mod bucket;
 pub mod controller;
 pub mod events;
+mod heap;
 pub mod host;
 mod netlink;
 pub mod serve;

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 
 use super::model::{Family, ServiceName};
 
+/// So many times of a Service are kept until they are carried out, which may be long if the kernel takes no writes.
+const TIMES: usize = 100;
+
 /// Changes since they were last carried out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
@@ -37,7 +40,10 @@ impl Pending {
         self.slice_events += 1;
         self.slices += 1;
         if let Some(at) = triggered {
-            self.triggers.entry((service.clone(), family)).or_default().push(at);
+            let times = self.triggers.entry((service.clone(), family)).or_default();
+            if times.len() < TIMES {
+                times.push(at);
+            }
         }
     }
 
@@ -105,5 +111,14 @@ mod tests {
         assert_eq!(cluster.pending().triggers().count(), 2);
         cluster.apply(Change::Deleted(ObjectRef::new(Kind::EndpointSlice, "default", "b")));
         assert_eq!(cluster.pending().triggers().count(), 0);
+    }
+
+    #[test]
+    fn what_waits_has_an_end() {
+        let mut cluster = Cluster::new("node");
+        for number in 0..super::TIMES + 50 {
+            slice(&mut cluster, "a", &format!("10.0.0.{number}"), "1970-01-01T00:00:07Z");
+        }
+        assert_eq!(cluster.pending().triggers().count(), super::TIMES);
     }
 }

@@ -6,7 +6,6 @@ pub mod completion;
 mod configuration_file;
 pub mod exit;
 pub mod flows;
-mod heap;
 pub mod man;
 mod prepare;
 pub mod run;

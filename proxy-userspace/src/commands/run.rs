@@ -10,7 +10,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{cleanup, configuration_file, heap, prepare, source};
+use super::{cleanup, configuration_file, prepare, source};
 use crate::{
     configuration::document,
     controller::{self, Chosen, Controller, Hears, status::Status, sweep},
@@ -20,7 +20,7 @@ use crate::{
         pins::Pins,
     },
     events::Event,
-    host, serve,
+    heap, host, serve,
     settings::{LogFormat, Settings, Switch},
     source::{Outlet, kubernetes::requests::Requests},
     tables::checks::Checks,

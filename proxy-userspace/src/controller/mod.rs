@@ -38,6 +38,7 @@ use crate::{
     datapath::{self, Datapath, kernel},
     events::Event,
     flows::backing::Stage,
+    heap,
     host::{cgroups::Cgroups, devices::Devices},
     plan::{Extent, Plan, Planner, Problem},
     tables::{self, lacking::Lacking},
@@ -270,6 +271,7 @@ impl Controller {
     }
 
     fn take_in(&mut self, change: Change) {
+        let is_list = matches!(change, Change::Listed(..));
         let taking = self.hears.trace.takes_in(&change);
         let rejects = self.cluster.apply(change);
         self.hears.trace.taken_in(taking);
@@ -281,6 +283,9 @@ impl Controller {
         // Before, there is nothing to be done.
         if self.cluster.is_complete() {
             self.status.change_queued(&self.cluster);
+        }
+        if is_list {
+            heap::give_back();
         }
     }
 

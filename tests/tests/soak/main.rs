@@ -26,10 +26,10 @@ const SERVICES: usize = 5_000;
 const SECONDS: &str = "KUBESHUNT_SOAK";
 const DEFAULT_SECONDS: u64 = 60;
 
-/// Of ten minutes or more, the first one is for coming to the size that it takes.
+/// Of ten minutes or more the first minute is compared with the last one; of less the first quarter with the last.
 const LONG: u64 = 600;
-/// By how much memory may grow after the beginning, in KiB: in a long run, and in one that has hardly been through everything.
-/// The latter is a few bytes for each change.
+/// By how much memory may have grown by then, in KiB: in a long run, and in one that has hardly been through everything at the
+/// beginning. The latter is a few bytes for each change.
 const GROWTH_KIB: [u64; 2] = [1024, 6 * 1024];
 /// By how much the kernel's memory for the maps may grow: hash tables hold a little more or less at each moment.
 const MAPS_KIB: u64 = 256;
@@ -70,27 +70,33 @@ fn nothing_grows_while_everything_changes_and_nothing_runs_when_nothing_does() -
         readings.push(reading);
     }
     let (is_long, told) = (length >= LONG, server.told());
-    let beginning = Duration::from_secs(if is_long { 60 } else { length / 4 });
-    let (first, later): (Vec<_>, Vec<_>) = readings.iter().partition(|reading| reading.at <= beginning);
-    flat("memory of its own", &first, &later, |reading| reading.own_kib, GROWTH_KIB[usize::from(!is_long)]);
-    flat("memory of its maps", &first, &later, |reading| reading.maps_kib, MAPS_KIB);
-    flat("descriptors", &first, &later, |reading| reading.descriptors, MORE_DESCRIPTORS);
-    flat("threads", &first, &later, |reading| reading.threads, MORE_THREADS);
+    let part = Duration::from_secs(if is_long { 60 } else { length / 4 });
+    let first: Vec<_> = readings.iter().filter(|reading| reading.at <= part).collect();
+    let last: Vec<_> = readings.iter().filter(|reading| begun.elapsed() - reading.at <= part).collect();
+    flat("memory of its own", &first, &last, |reading| reading.own_kib, GROWTH_KIB[usize::from(!is_long)]);
+    flat("memory of its maps", &first, &last, |reading| reading.maps_kib, MAPS_KIB);
+    flat("descriptors", &first, &last, |reading| reading.descriptors, MORE_DESCRIPTORS);
+    flat("threads", &first, &last, |reading| reading.threads, MORE_THREADS);
     assert!(told > 1_000 * length, "changes have hardly come: {told}");
 
     server.calm();
     rests(&kubeshunt, &gauge)
 }
 
-/// The most there was later is not more than the most there was at the beginning, by more than that.
-fn flat<T>(what: &str, first: &[&Reading], later: &[&Reading], of: impl Fn(&Reading) -> T, more: T)
+/// What there is in the end is not more than what there was at the beginning, by more than that. Medians: a list of everything
+/// takes memory for a moment.
+fn flat<T>(what: &str, first: &[&Reading], last: &[&Reading], of: impl Fn(&Reading) -> T, more: T)
 where
-    T: Copy + Default + Display + Ord + Add<Output = T>,
+    T: Copy + Display + Ord + Add<Output = T>,
 {
-    let most = |readings: &[&Reading]| readings.iter().map(|reading| of(reading)).max().unwrap_or_default();
-    let (first, later) = (most(first), most(later));
-    println!("{what}: {first} at the beginning, {later} later");
-    assert!(later <= first + more, "{what} grows: {first} at the beginning, {later} later");
+    let median = |readings: &[&Reading]| {
+        let mut values: Vec<T> = readings.iter().map(|reading| of(reading)).collect();
+        values.sort_unstable();
+        values[values.len() / 2]
+    };
+    let (first, last) = (median(first), median(last));
+    println!("{what}: {first} at the beginning, {last} in the end");
+    assert!(last <= first + more, "{what} grows: {first} at the beginning, {last} in the end");
 }
 
 /// Once everything has been carried out it sleeps.

@@ -138,6 +138,7 @@ pub(super) const RUNGS: &[Rung] = &[
         apiserver: false,
         image: false,
         kube_proxy: false,
+        later: false,
         why: "what a kernel can make fail, in Debian's kernels from 5.10 on; only when named",
     },
 ];

@@ -29,17 +29,21 @@ const LIST: &str = "in_every_setting!(";
 
 /// Rules of kube-proxy, each with a test or with the difference it stands among.
 const RULES: &str = "docs/kube-proxy.md";
+/// Threats, each with the tests that show what becomes of it.
+const THREATS: &str = "SECURITY.md";
+/// What a row says whose test is still to be written.
+const OWED: &str = "not tested yet";
 /// Deliberate differences.
 const DIFFERENCES: &str = "docs/differences.md";
 
-/// Looks through both pages.
+/// Looks through these pages.
 pub(super) fn check() -> Result<()> {
     let read = |name: &str| {
         fs::read_to_string(workspace::root().join(name)).with_context(|| format!("cannot read {name}"))
     };
-    let (rules, differences) = (read(RULES)?, read(DIFFERENCES)?);
+    let (rules, differences, threats) = (read(RULES)?, read(DIFFERENCES)?, read(THREATS)?);
     let mut complaints = Vec::new();
-    for (page, text) in [(RULES, &rules), (DIFFERENCES, &differences)] {
+    for (page, text) in [(RULES, &rules), (DIFFERENCES, &differences), (THREATS, &threats)] {
         for name in code(text) {
             if let Err(why) = find(name) {
                 complaints.push(format!("{page}: `{name}`: {why}"));
@@ -57,7 +61,16 @@ pub(super) fn check() -> Result<()> {
             complaints.push(format!("{RULES}: {DIFFERENCES} has no row {link:?}"));
         }
     }
+    complaints.extend(unproved(&threats).map(|row| format!("{THREATS}: no test: {row}")));
     verdict(&complaints)
+}
+
+/// Rows that name no test in their last cell.
+fn unproved(text: &str) -> impl Iterator<Item = &str> {
+    rows(text).filter_map(|cells| {
+        let last = cells.last().copied().unwrap_or_default();
+        (code(last).next().is_none() && last != OWED).then_some(cells[0])
+    })
 }
 
 /// The rows of all tables, without their headings.
@@ -109,7 +122,8 @@ fn tests(text: &str) -> BTreeSet<&str> {
     let mut found = BTreeSet::new();
     let (mut is_marked, mut is_passed_over) = (false, false);
     for line in text.lines().map(str::trim) {
-        if let Some((name, _)) = line.strip_prefix("fn ").and_then(|rest| rest.split_once('(')) {
+        let declared = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
+        if let Some((name, _)) = declared.and_then(|rest| rest.split_once('(')) {
             if is_marked && !is_passed_over {
                 found.insert(name);
             }
@@ -118,7 +132,7 @@ fn tests(text: &str) -> BTreeSet<&str> {
             is_marked = true;
         } else if line.starts_with(PASSED_OVER) {
             is_passed_over = true;
-        } else if !line.starts_with("#[") && !line.starts_with("//") && !line.starts_with("async fn ") {
+        } else if !line.starts_with("#[") && !line.starts_with("//") {
             (is_marked, is_passed_over) = (false, false);
         }
     }
@@ -136,8 +150,9 @@ mod tests {
     #[test]
     fn tests_are_what_is_marked_or_listed() {
         let text = "#[test]\n/// Words.\n#[cfg(x)]\nfn one() {}\nfn two() {}\n    #[test]\n    fn three() {}\n\
-                    in_every_setting!(four, five);\nin_every_setting!(\n    six,\n);\n#[test]\nlet x;\nfn seven() {}";
-        assert_eq!(tests(text), BTreeSet::from(["one", "three", "four", "five", "six"]));
+                    in_every_setting!(four, five);\nin_every_setting!(\n    six,\n);\n#[test]\nlet x;\nfn seven() {}\n#[tokio::test]\nasync fn eight() {}\n\
+                    async fn nine() {}";
+        assert_eq!(tests(text), BTreeSet::from(["one", "three", "four", "five", "six", "eight"]));
     }
 
     #[test]
@@ -157,6 +172,17 @@ mod tests {
         assert_eq!(rows, [["`x.rs::y`", "[c d](differences.md) e"], ["f", "g"]]);
         assert_eq!(code(text).collect::<Vec<_>>(), ["x.rs::y"]);
         assert_eq!(differences_in(rows[0][1]), ["c d"]);
+    }
+
+    #[test]
+    fn what_is_cited_is_there() {
+        check().unwrap();
+    }
+
+    #[test]
+    fn a_row_that_names_no_test_is_missed() {
+        let text = "| | proved by |\n|---|---|\n| a | `x.rs::y` |\n| b `z.rs::y` | by construction |\n| c | golden `s` |\n";
+        assert_eq!(unproved(text).collect::<Vec<_>>(), ["b `z.rs::y`", "c"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The checks of the source itself. Each counts as one test.
 
 mod citations;
+mod dependencies;
 mod purity;
 mod tree;
 
@@ -34,6 +35,23 @@ pub(crate) fn run() -> Result<Counts> {
                 counts.failed += 1;
             }
         }
+    }
+    print!("{} ... ", dependencies::CLAIM);
+    match dependencies::obstacle() {
+        Some(reason) => {
+            println!("skipped: {reason}");
+            counts.skipped += 1;
+        }
+        None => match dependencies::check() {
+            Ok(()) => {
+                println!("ok");
+                counts.passed += 1;
+            }
+            Err(error) => {
+                println!("FAILED\n{error:#}");
+                counts.failed += 1;
+            }
+        },
     }
     Ok(counts)
 }

@@ -162,6 +162,14 @@ mod tests {
         }
     }
 
+    /// As kube-proxy serves it: the API's own validation keeps it out of most fields.
+    #[test]
+    fn a_metadata_services_address_may_be_a_frontend() {
+        for text in ["169.254.169.254", "fe80::1"] {
+            assert!(frontend(text).is_ok(), "{text}");
+        }
+    }
+
     #[test]
     fn a_frontend_takes_no_pods_loopback_away() {
         for text in ["127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1"] {

@@ -13,7 +13,7 @@ use prometheus_client::{
 use proxy_common::layout::Fate;
 
 use crate::{
-    cluster::{Cluster, model::ServiceName},
+    cluster::{Cluster, model::ServiceName, printable::Printable},
     plan::accounts::{Accounts, Tally},
 };
 
@@ -96,8 +96,39 @@ impl Collector for Services {
 
 fn write(metric: &mut MetricEncoder<'_>, namespace: &str, service: &str, tally: &Tally) -> fmt::Result {
     for (fate, count) in Fate::ALL.iter().zip(tally).filter(|(_, count)| **count > 0) {
-        let labels = [("namespace", namespace), ("service", service), ("outcome", fate.name())];
+        let (namespace, service) = (Printable(namespace).to_string(), Printable(service).to_string());
+        let labels = [("namespace", &*namespace), ("service", &*service), ("outcome", fate.name())];
         metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_break_out_of_its_label() {
+        let services = Services::default();
+        // Once it is known to be this Service's.
+        let counted = Arc::new(Mutex::new(Tally::default()));
+        services.begin(9, {
+            let counted = Arc::clone(&counted);
+            move |_| *counted.lock().expect("nobody panics")
+        });
+        let evil = ServiceName { namespace: "a\\".into(), name: "b\"} 1\nup 1\r\u{1b}[31m".into() };
+        services.assign([(&evil, &[7][..])]);
+        counted.lock().expect("nobody panics")[Fate::Connected as usize] = 3;
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(services));
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("memory takes anything");
+        let lines: Vec<&str> =
+            text.split('\n').filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        let [line] = &*lines else { panic!("one line is meant: {lines:?}") };
+        assert!(line.contains("{namespace=\"a\\\\\",service=\"b\\\"} 1\\\\nup 1"), "{line}");
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
 }

@@ -1,7 +1,12 @@
 //! Full maps: the newcomer is told and turned away, everybody else is served as before.
 
+use proxy_common::{address::Address, layout};
+
 use super::world::{Answer, Port, World, ask, backend, service, table, vip};
-use crate::plan::{Capacity, Extent, Planner, Problem, simulated::Maps};
+use crate::{
+    plan::{Capacity, Extent, Operation, Planner, Problem, simulated::Maps},
+    tables::admission::Admission,
+};
 
 fn one(number: u16, endpoints: &[u8]) -> World {
     let key = vip([10, 0, 0, u8::try_from(number).unwrap()], 80);
@@ -62,4 +67,21 @@ fn a_served_service_may_use_the_reserve() {
     }
     let plan = planner.plan(&maps.backends, one(2, &[1]).desired(), Extent::Changes);
     assert_eq!(plan.unplaced, [service(2)].into());
+}
+
+/// Nobody is admitted whom there is no room for: not even everybody.
+#[test]
+fn no_room_for_ranges_of_clients() {
+    let capacity = Capacity { frontends: 10, services: 10, backends: 100 };
+    let (mut planner, maps) = (Planner::new(capacity), Maps::new(capacity));
+    let ranges =
+        (0..layout::SOURCES + 5).map(|number| (Address::from_v4_word(number.to_be()), 128)).collect();
+    let admission = Some(Admission { ranges, is_node: false });
+    let port = Port { endpoints: vec![1], admission, ..Port::default() };
+    let restricted = table(1, 0, vec![vip([10, 0, 0, 1], 80)], &port);
+    let plan = planner.plan(&maps.backends, vec![(service(1), vec![restricted])], Extent::Everything);
+    let admitted =
+        plan.operations.iter().filter(|operation| matches!(operation, Operation::PutSource { .. }));
+    assert_eq!(admitted.count(), layout::SOURCES as usize);
+    assert!(matches!(&*plan.problems, [Problem::NoSource { left_out: 5, .. }]), "{:?}", plan.problems);
 }

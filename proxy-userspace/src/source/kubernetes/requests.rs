@@ -1,6 +1,8 @@
 //! How many requests went to the API server and what became of them, as every Kubernetes client counts it
 //! (`rest_client_requests_total` in `staging/src/k8s.io/component-base/metrics/prometheus/restclient/metrics.go`).
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
@@ -11,9 +13,15 @@ use prometheus_client::{
 };
 use tower::{Layer, Service};
 
+/// So many servers are counted by themselves: who may write the endpoints of `default/kubernetes` makes us ask others.
+const HOSTS: usize = 32;
+
 /// The counters; clones count together.
 #[derive(Clone, Debug, Default)]
-pub struct Requests(Family<[(&'static str, String); 3], Counter>);
+pub struct Requests {
+    counters: Family<[(&'static str, String); 3], Counter>,
+    hosts: Arc<Mutex<BTreeSet<String>>>,
+}
 
 impl Requests {
     /// Adds them to a registry.
@@ -21,12 +29,20 @@ impl Requests {
         registry.register(
             "rest_client_requests",
             "Requests to the API server, by what they were answered",
-            self.0.clone(),
+            self.counters.clone(),
         );
     }
 
     fn count(&self, code: String, method: &str, host: String) {
-        self.0.get_or_create(&[("code", code), ("method", method.to_owned()), ("host", host)]).inc();
+        let host = {
+            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            if hosts.contains(&host) || hosts.len() < HOSTS && hosts.insert(host.clone()) {
+                host
+            } else {
+                "other".to_owned()
+            }
+        };
+        self.counters.get_or_create(&[("code", code), ("method", method.to_owned()), ("host", host)]).inc();
     }
 }
 
@@ -111,7 +127,23 @@ mod tests {
             ("method", "GET".to_owned()),
             ("host", "10.0.0.1:6443".to_owned()),
         ];
-        assert_eq!(requests.0.get_or_create(&labels).get(), 1);
+        assert_eq!(requests.counters.get_or_create(&labels).get(), 1);
+    }
+
+    #[test]
+    fn hosts_beyond_some_are_counted_together() {
+        let requests = Requests::default();
+        for round in 0..3 {
+            for host in 0..HOSTS + 9 {
+                requests.count("200".to_owned(), "GET", format!("10.0.0.{host}:{round}"));
+            }
+        }
+        let mut registry = Registry::default();
+        requests.register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("memory takes anything");
+        assert_eq!(text.matches("host=").count(), HOSTS + 1, "{text}");
+        assert!(text.contains("host=\"other\"} 91"), "{text}");
     }
 
     #[tokio::test]

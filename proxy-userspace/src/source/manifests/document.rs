@@ -12,6 +12,10 @@ use crate::cluster::change::{Kind, Object, ObjectRef};
 use crate::cluster::reject::{Problem, Reject};
 use crate::source::decode;
 
+/// So many mistakes of a file are told. What comes behind as many is not even read: nobody writes that by hand, and each takes
+/// memory and a line of the log.
+const MISTAKES: usize = 100;
+
 /// What a file says.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
@@ -32,6 +36,9 @@ pub(super) fn read(file: &str, text: &str) -> Reading {
     if file.ends_with(".json") {
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         for number in 1.. {
+            if reading.is_hopeless(file) {
+                break;
+            }
             let line = line_at(text, values.byte_offset());
             match values.next() {
                 None => break,
@@ -42,6 +49,9 @@ pub(super) fn read(file: &str, text: &str) -> Reading {
     } else {
         for (index, (first_line, document)) in documents(text).enumerate() {
             let number = index + 1;
+            if reading.is_hopeless(file) {
+                break;
+            }
             match parse(document) {
                 Ok(value) => {
                     reading.take(value, &format!("{file}, document {number}, line {}", first_line + 1))
@@ -66,6 +76,15 @@ impl Reading {
         reading
     }
 
+    /// Whether there is no use in reading on, which is told then.
+    fn is_hopeless(&mut self, place: &str) -> bool {
+        let is_hopeless = self.rejects.len() >= MISTAKES;
+        if self.rejects.len() == MISTAKES {
+            self.give_up(place, &format!("{MISTAKES} mistakes are enough; the rest is not read"));
+        }
+        is_hopeless
+    }
+
     fn give_up(&mut self, file: &str, message: &str) {
         self.broken = true;
         let message = format!("{message}; what the file said before stays in force until this is mended");
@@ -85,6 +104,9 @@ impl Reading {
                 return self.give_up(place, "a list without items");
             };
             for (index, mut item) in items.into_iter().enumerate() {
+                if self.is_hopeless(place) {
+                    break;
+                }
                 // Items of a typed list need not repeat what the list says.
                 if let (Value::Object(fields), false) = (&mut item, item_kind.is_empty()) {
                     fields.entry("kind").or_insert_with(|| item_kind.into());
@@ -263,6 +285,24 @@ mod tests {
             ]
         );
         assert!(read("a.yaml", "metadata: {name: web}\n").broken, "this may have been a Service");
+    }
+
+    #[test]
+    fn mistakes_come_to_an_end() {
+        let item = "{apiVersion: v1, kind: Node, metadata: {name: 7}}";
+        for (file, text) in [
+            ("a.yaml", "]\n---\n".repeat(100_000)),
+            (
+                "a.yaml",
+                format!("apiVersion: v1\nkind: List\nitems: [{}]\n---\n]\n", vec![item; 1_000].join(", ")),
+            ),
+            ("a.json", "{}\n".repeat(100_000)),
+        ] {
+            let reading = read(file, &text);
+            assert!(reading.broken, "what was known of it stays");
+            assert_eq!(reading.rejects.len(), MISTAKES + 1);
+            assert!(messages(&reading)[MISTAKES].contains("100 mistakes are enough"));
+        }
     }
 
     #[test]

@@ -251,3 +251,30 @@ async fn the_runner_up_takes_over() {
     fs::remove_file(folder.path().join("a.yaml")).expect("writable");
     running.until_services(&["web=10.0.0.2"]).await;
 }
+
+/// Pipes, devices, a loop, and files of the kernel's that have nothing to say yet: none of them holds anybody up.
+#[tokio::test]
+async fn what_is_no_file_holds_nobody_up() {
+    let folder = folder();
+    let place = |name: &str| folder.path().join(name);
+    nix::unistd::mkfifo(&place("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    for (name, to) in
+        [("zero", "/dev/zero"), ("loop", "loop.yaml"), ("kernel", "/proc/kmsg"), ("none", "/none")]
+    {
+        std::os::unix::fs::symlink(to, place(&format!("{name}.yaml"))).expect("writable");
+    }
+    write(folder.path(), "web.yaml", &service("web", "10.0.0.1"));
+    let mut running = Running::start(folder.path());
+    running.until_services(&["web=10.0.0.1"]).await;
+    write(folder.path(), "api.yaml", &service("api", "10.0.0.2"));
+    running.until_services(&["api=10.0.0.2", "web=10.0.0.1"]).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_too_large_is_not_read() {
+    let folder = folder();
+    let file = fs::File::create(folder.path().join("large.yaml")).expect("writable");
+    file.set_len(65 << 20).expect("a file with a hole");
+    let mut running = Running::start(folder.path());
+    running.until_reject("it is larger than 64 MiB; split it").await;
+}
