@@ -94,3 +94,6 @@ impl From<Sender<Change>> for Outlet {
         Self::new(changes, Trace::default())
     }
 }
+
+#[cfg(test)]
+mod fuzz_tests;

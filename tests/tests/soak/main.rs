@@ -29,8 +29,9 @@ const DEFAULT_SECONDS: u64 = 60;
 /// Of ten minutes or more the first minute is compared with the last one; of less the first quarter with the last.
 const LONG: u64 = 600;
 /// By how much memory may have grown by then, in KiB: in a long run, and in one that has hardly been through everything at the
-/// beginning. The latter is a few bytes for each change.
-const GROWTH_KIB: [u64; 2] = [1024, 6 * 1024];
+/// beginning. The latter is some bytes for each change. What is allocated does not grow at all; what the allocator holds comes
+/// to its size over minutes.
+const GROWTH_KIB: [u64; 2] = [1024, 16 * 1024];
 /// By how much the kernel's memory for the maps may grow: hash tables hold a little more or less at each moment.
 const MAPS_KIB: u64 = 256;
 /// Threads that wait for a grace period of the kernel's come and go, as do connections to the API server.

@@ -220,4 +220,42 @@ proptest! {
             prop_assert_eq!(restarted.id(&table.name), planner.id(&table.name), "{}", table.name);
         }
     }
+
+    /// Whatever is found in the maps: it is read without harm, the end is right, and then nothing is left to do.
+    #[test]
+    fn whatever_is_found_in_the_maps_the_end_is_right(
+        before in any_world(), after in any_world(), seed in any::<u64>(), damages in 1..20
+    ) {
+        let (mut planner, mut maps) = (Planner::new(CAPACITY), Maps::new(CAPACITY));
+        settle(&mut planner, &mut maps, &before, Extent::Everything);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..damages {
+            damage(&mut maps, &mut random);
+        }
+        let mut planner = Planner::adopt(CAPACITY, maps.observed());
+        settle(&mut planner, &mut maps, &after, Extent::Everything);
+        check_served(&maps, &after, &keys(&[&before, &after]))?;
+        // What nobody asks for any more goes after a grace period.
+        settle(&mut planner, &mut maps, &after, Extent::Everything);
+        prop_assert_eq!(planner.plan(&maps.backends, after.desired(), Extent::Everything).operations, Vec::new());
+    }
+}
+
+/// Changes a word of the maps, as somebody else might.
+fn damage(maps: &mut Maps, random: &mut fastrand::Rng) {
+    let service = random.usize(..maps.services.len());
+    let frontend = random.usize(..maps.frontends.len().max(1));
+    match (random.u8(..6), maps.frontends.values_mut().nth(frontend)) {
+        (0, _) => maps.services[service].sets = random.u64(..),
+        (1, _) => maps.services[service].traits = random.u64(..),
+        (2, Some(frontend)) => {
+            frontend.service = random.choice([0, 1, u32::MAX, CAPACITY.services]).unwrap_or(0)
+        }
+        (3, Some(frontend)) => frontend.kind = random.u32(..),
+        (4, Some(frontend)) => frontend.seal = random.u32(..),
+        _ => {
+            let slot = random.usize(..maps.backends.len());
+            maps.backends[slot].flags = random.u16(..);
+        }
+    }
 }

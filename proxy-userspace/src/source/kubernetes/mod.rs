@@ -141,3 +141,21 @@ mod fake_server;
 mod hostile_tests;
 #[cfg(test)]
 mod tests;
+
+/// What reads lines and pages, for tests of all readers.
+#[cfg(test)]
+pub(super) mod fuzzed {
+    use super::page::{self, Event};
+    use crate::cluster::change::{Change, Kind, Object};
+
+    pub(in super::super) fn event(kind: Kind, line: &str) -> Option<Change> {
+        match page::event(kind, line).ok()? {
+            Event::Change(change, _) => Some(change),
+            _ => None,
+        }
+    }
+
+    pub(in super::super) fn page(kind: Kind, text: &str) -> Option<Vec<Object>> {
+        Some(page::page(kind, text).ok()?.objects)
+    }
+}

@@ -120,3 +120,13 @@ impl Manifests {
 
 #[cfg(test)]
 mod tests;
+
+/// What reads a file, for tests of all readers.
+#[cfg(test)]
+pub(super) mod fuzzed {
+    use crate::cluster::change::Object;
+
+    pub(in super::super) fn objects(name: &str, text: &str) -> Vec<Object> {
+        super::document::read(name, text).objects.into_iter().map(|(object, _)| object).collect()
+    }
+}
