@@ -40,6 +40,10 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn new(cluster: &Cluster) -> Result<Self> {
         let pod = cluster.nodes[0].pod("client")?;
+        for station in [&pod, cluster.bed.outside()] {
+            // Closed connections occupy their ports for a minute, and there are not that many ports.
+            station.netns().sysctl("net/ipv4/tcp_max_tw_buckets", "1000")?;
+        }
         let host = cluster.nodes[0].host();
         let ways = [
             (&pod, "pod", vec![at4(1), at6(1)]),

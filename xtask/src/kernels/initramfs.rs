@@ -94,6 +94,6 @@ mod tests {
         assert_eq!(&bytes[..14], b"07070100000001");
         assert_eq!(&bytes[54..62], b"00000005", "the size");
         assert_eq!(&bytes[94..102], b"00000003", "the length of the name");
-        assert_eq!(&bytes[110..], b"ab\0\0\0\012345\0\0\0".as_slice());
+        assert_eq!(&bytes[110..], b"ab\0\0\0\x0012345\0\0\0".as_slice());
     }
 }
