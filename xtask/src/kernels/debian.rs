@@ -210,6 +210,7 @@ fn sources() -> String {
 
 /// The numbers in a release: in their order releases are.
 fn numbers(release: &str) -> Vec<u64> {
+    let release = release.strip_suffix(FLAVOUR).unwrap_or(release);
     release.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 

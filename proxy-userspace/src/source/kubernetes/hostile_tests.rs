@@ -54,6 +54,9 @@ async fn an_event_without_end_is_given_up() {
     let taken = asked.answer_without_end("200 OK").await;
     assert!(taken < (32 << 20) + UNDER_WAY, "{taken} bytes");
     let asked = server.next().await;
+    assert_eq!(asked.get("limit"), "1", "how far the server is");
+    asked.list("7", None, &[]).await;
+    let asked = server.next().await;
     assert_eq!(
         (asked.is_watch(), asked.get("resourceVersion")),
         (true, "7"),
