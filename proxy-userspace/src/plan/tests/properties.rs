@@ -109,7 +109,7 @@ fn check_writes(plan: &Plan, read: &BTreeSet<u32>) -> Result<(), TestCaseError> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
     /// A sequence of worlds, each planned as changes: after each plan everything is served as it should be, a
     /// second plan is empty, every prefix on the way is servable, and no slot is written that is being read.
@@ -155,6 +155,28 @@ proptest! {
         prop_assert!(maps.frontends.is_empty() && maps.sources.is_empty());
         let usage = planner.usage();
         prop_assert_eq!((usage.frontends, usage.services, usage.backends), (0, 0, 0));
+    }
+
+    /// Killed after any prefix of a plan, another one has what it needs. See also the test below, where the world
+    /// has gone on meanwhile.
+    #[test]
+    fn every_crash_of_a_plan_is_servable_and_the_restart_converges(
+        before in any_world(), after in any_world()
+    ) {
+        let (mut planner, mut maps) = (Planner::new(CAPACITY), Maps::new(CAPACITY));
+        settle(&mut planner, &mut maps, &before, Extent::Everything);
+        let plan = planner.plan(&maps.backends, before.changes_to(&after), Extent::Changes);
+        let keys = keys(&[&before, &after]);
+        for done in 0..=plan.operations.len() {
+            let mut maps = maps.clone();
+            maps.carry_out(&plan.operations[..done]);
+            check_servable(&maps, &before, &after, &keys)?;
+            let mut planner = Planner::adopt(CAPACITY, maps.observed());
+            let plan = planner.plan(&maps.backends, after.desired(), Extent::Everything);
+            maps.carry_out(&plan.operations);
+            check_served(&maps, &after, &keys)?;
+            prop_assert!(maps.revision.is_settled());
+        }
     }
 
     /// Killed after any prefix of a plan, the next process finds its way from the maps alone to the world as it
