@@ -60,6 +60,8 @@ pub fn by_tcx(netns: &NetNs, device: &str, way: Way) -> Result<Vec<u32>> {
             // SAFETY: the kernel has filled in the count, a plain number.
             Ok(_) => Ok(ids[..unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize].to_vec()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            // Without the hook (before 6.6) there is nothing on it either.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Vec::new()),
             Err(error) => Err(error).context("cannot ask for the programs of a device"),
         }
     })

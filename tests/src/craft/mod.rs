@@ -20,6 +20,15 @@ use crate::stage::PATIENCE;
 use crate::station::Station;
 use crate::wait;
 
+/// What a flood is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flood {
+    /// The first packets of TCP connections.
+    Syns,
+    /// UDP datagrams.
+    Datagrams,
+}
+
 /// Sends crafted packets by a station's device to one neighbour.
 #[derive(Debug)]
 pub struct Injector {
@@ -66,19 +75,22 @@ impl Injector {
         wait::until_true("the device takes a crafted frame", PATIENCE, has_gone)
     }
 
-    /// Sends so many SYNs from random addresses and ports, evenly over time. Nobody answers what comes back, so
-    /// that as many connections stay half open.
+    /// Sends so many of these from random addresses and ports, evenly over time. Nobody answers what comes back, so that
+    /// as many connections stay half open.
     ///
     /// # Errors
     /// See [`Injector::send`].
-    pub fn flood(&self, to: SocketAddr, count: u32, per_second: u32, seed: u64) -> Result<()> {
+    pub fn flood(&self, of: Flood, to: SocketAddr, count: u32, per_second: u32, seed: u64) -> Result<()> {
         let mut random = fastrand::Rng::with_seed(seed);
         let (begin, interval) = (Instant::now(), Duration::from_secs(1) / per_second.max(1));
         for number in 0..count {
             // 100.64.0.0/10 is nobody's in a testbed.
             let from = Ipv4Addr::from(0x6440_0000 | random.u32(..1 << 22));
             let flow = Flow { from: SocketAddr::new(from.into(), random.u16(1024..)), to };
-            self.send(&syn(flow, random.u32(..))?)?;
+            self.send(&match of {
+                Flood::Syns => syn(flow, random.u32(..))?,
+                Flood::Datagrams => datagram(flow, b"flood")?,
+            })?;
             let due = begin + interval * number;
             // Sleeping for each would cost more than sending does.
             if number % 64 == 0 && due > Instant::now() {

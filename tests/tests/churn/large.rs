@@ -13,6 +13,7 @@ const SLICES: u16 = 50;
 /// As many as the EndpointSlice controller puts into one.
 const PER_SLICE: u16 = 100;
 const CHANGES: u16 = 400;
+const FLAPS: usize = 10;
 
 fn endpoint(number: u16) -> Ipv4Addr {
     let [high, low] = number.to_be_bytes();
@@ -73,5 +74,34 @@ fn one_endpoint_of_five_thousand_changes_while_connections_run() -> Result<()> {
     assert_eq!(asked.failed(), 0, "connections failed: {:?}", asked.failures);
     println!("{} connections during {CHANGES} changes, the slowest took {slowest:?}", asked.successes());
     assert!(asked.successes() > u64::from(CHANGES), "connections hardly ran: {}", asked.successes());
+    Ok(())
+}
+
+/// All of them, and then one slice's, and so on, as fast as files can be written: what is in between may be passed over.
+#[test]
+fn five_thousand_endpoints_come_and_go_while_those_that_stay_serve() -> Result<()> {
+    let stage = with_endpoints()?;
+    let spec = StreamSpec { target: Target::tcp(at4(1)), concurrency: 2, pause_us: 300, keep_records: false };
+    let stream = stage.client.probe().stream(&spec)?;
+    let wants = |count: u16| {
+        wait::until_true(&format!("{count} endpoints serve"), PATIENCE, || {
+            Ok(stage.endpoints(at4(1), "TCP")?.map(|set| set.len()) == Some(usize::from(count)))
+        })
+    };
+    for _ in 0..FLAPS {
+        for slice in 1..SLICES {
+            write(&stage, slice, 0)?;
+        }
+        wants(PER_SLICE)?;
+        for slice in 1..SLICES {
+            write(&stage, slice, PER_SLICE)?;
+        }
+        wants(SLICES * PER_SLICE)?;
+    }
+    let asked = stream.stop()?.asked;
+    assert_eq!(asked.failed(), 0, "connections failed: {:?}", asked.failures.first());
+    println!("{} connections while 4,900 endpoints came and went {FLAPS} times", asked.successes());
+    let room = stage.kubeshunt().metric("kubeshunt_map_entries{map=\"backends\"}")?;
+    assert!(room < 2.5 * f64::from(SLICES * PER_SLICE), "slots are not given back: {room}");
     Ok(())
 }

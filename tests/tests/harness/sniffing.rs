@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use kubeshunt_tests::craft::{Flow, Injector, datagram, fragments, sctp_init, syn};
+use kubeshunt_tests::craft::{Flood, Flow, Injector, datagram, fragments, sctp_init, syn};
 use kubeshunt_tests::protocol::Target;
 use kubeshunt_tests::sniffer::{Frame, Packet};
 use kubeshunt_tests::{Layout, Sniffer, Station, Testbed};
@@ -171,7 +171,7 @@ fn a_flood_is_as_large_as_it_should_be() -> Result<()> {
     let is_syn =
         |frame: &Frame| frame.packet().is_some_and(|packet| packet.ports().is_some_and(|(_, to)| to == 80));
     let sniffer = Sniffer::start(server.netns(), "eth0", move |frame| is_syn(frame) && !frame.outgoing)?;
-    Injector::new(&client, &server)?.flood(server.at4(80), 500, 50_000, 1)?;
+    Injector::new(&client, &server)?.flood(Flood::Syns, server.at4(80), 500, 50_000, 1)?;
     let recording = sniffer.stop();
     assert_eq!((recording.frames.len(), recording.lost), (500, 0));
     assert!(recording.frames.iter().all(|frame| frame.faults().is_empty()));

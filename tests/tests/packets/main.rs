@@ -10,6 +10,7 @@ mod by_packets;
 mod changes;
 mod crafted;
 mod datagrams;
+mod floods;
 mod inside;
 mod large;
 mod matrix;
