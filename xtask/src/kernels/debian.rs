@@ -18,14 +18,20 @@ pub(super) struct Line {
     prefix: &'static str,
     /// The lowest version it may have.
     pub(super) version: (u32, u32),
+    /// What is emulated. Of 16 bytes exchanged at once kernels under emulation now and then get a mixture, and die of it in
+    /// their allocator; but from 6.19 or so on memory for what sockets remember comes by that way only
+    /// (`kmalloc_nolock` in `mm/slub.c`). Five levels of page tables nobody needs here.
+    cpu: &'static str,
 }
+
+const OLDER: &str = "max,la57=off,cx16=off";
 
 /// From the oldest that is promised to the newest there is.
 pub(super) const LINES: [Line; 4] = [
-    Line { name: "5.10", prefix: "5.10.", version: (5, 10) },
-    Line { name: "6.1", prefix: "6.1.", version: (6, 1) },
-    Line { name: "6.12", prefix: "6.12.", version: (6, 12) },
-    Line { name: "7.x", prefix: "7.", version: (7, 0) },
+    Line { name: "5.10", prefix: "5.10.", version: (5, 10), cpu: OLDER },
+    Line { name: "6.1", prefix: "6.1.", version: (6, 1), cpu: OLDER },
+    Line { name: "6.12", prefix: "6.12.", version: (6, 12), cpu: OLDER },
+    Line { name: "7.x", prefix: "7.", version: (7, 0), cpu: "max,la57=off" },
 ];
 
 /// Where they are: the archive's label, and the suite.
@@ -58,6 +64,8 @@ pub(super) struct Kernel {
     pub(super) image: PathBuf,
     /// The folder of its modules.
     pub(super) modules: PathBuf,
+    /// The processor that is emulated for it.
+    pub(super) cpu: &'static str,
 }
 
 /// The archive, by way of an apt whose state is ours.
@@ -152,6 +160,7 @@ impl Archive {
             image: one_of([format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")])?,
             modules: one_of([format!("lib/modules/{release}"), format!("usr/lib/modules/{release}")])?,
             release,
+            cpu: line.cpu,
         })
     }
 

@@ -73,7 +73,7 @@ impl Drop for Machine {
 fn boot(kernel: &Kernel, initramfs: &Path) -> Result<Child> {
     let mut command = Command::new(EMULATOR);
     command
-        .args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "2048", "-nodefaults", "-no-reboot"])
+        .args(["-accel", "tcg", "-cpu", kernel.cpu, "-smp", "1", "-m", "2048", "-nodefaults", "-no-reboot"])
         .args(["-display", "none", "-serial", "stdio"])
         .arg("-kernel")
         .arg(&kernel.image)
