@@ -79,7 +79,9 @@ fn filters_are_put_replaced_and_removed() -> Result<()> {
     drop(pod);
     stage.wait_for_log(&["programs for packets detached", &format!("\"{port}\"")])?;
     let log = std::fs::read_to_string(stage.kubeshunt().log())?;
-    assert!(!log.contains("WARN"), "{log}");
+    // Kernels without tcx may lack something else besides, which is said.
+    let is_warning = |line: &&str| line.contains("WARN") && !line.contains("cannot refuse a connection");
+    assert_eq!(log.lines().find(is_warning), None, "{log}");
 
     stage.kubeshunt_mut().terminate()?;
     let output = stage.kubeshunt().command(&["cleanup"])?;
