@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use kubeshunt_tests::Station;
-use kubeshunt_tests::protocol::{AskReport, Target};
+use kubeshunt_tests::protocol::{AskReport, Method, Target};
 
 use crate::{METHODS, SOON_MS};
 
@@ -14,7 +14,11 @@ pub(crate) fn ask(client: &Station, to: SocketAddr, times: u32, what: &str) -> R
     let ask = |(name, method)| {
         let target = Target { method, ..Target::tcp(to) }.timeout_ms(SOON_MS);
         // The first failure tells it all; the others would only cost time.
-        let first = client.probe().ask(&target, 1, 1)?;
+        let mut first = client.probe().ask(&target, 1, 1)?;
+        if method != Method::Tcp && first.errors.contains_key("TIMEOUT") {
+            // Nobody sends a lost datagram again. On a busy machine the first one to a new neighbour may be.
+            first = client.probe().ask(&target, 1, 1)?;
+        }
         assert_answered(&first, to, 1, &format!("{what}, {name}"));
         let report = client.probe().ask(&target, times, 1)?;
         assert_answered(&report, to, times, &format!("{what}, {name}"));
