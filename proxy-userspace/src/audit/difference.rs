@@ -92,6 +92,19 @@ pub enum Difference {
 }
 
 impl Difference {
+    /// Where a service port leads, if that is not where it should.
+    #[must_use]
+    pub fn of_endpoints(port: &PortName, wanted: &[Backend], held: &[Backend]) -> Option<Self> {
+        let without = |all: &[Backend], others: &[Backend]| {
+            all.iter().filter(|one| !others.contains(one)).copied().collect()
+        };
+        (wanted != held).then(|| Self::Endpoints {
+            port: port.clone(),
+            lacking: without(wanted, held),
+            foreign: without(held, wanted),
+        })
+    }
+
     /// The map, as metrics call it.
     #[must_use]
     pub fn map(&self) -> &'static str {

@@ -99,13 +99,7 @@ impl Expected {
             all.push(Difference::Properties { port: port.clone(), what });
         }
         for (wanted, found) in [(&wanted.cluster, &found.cluster), (&wanted.local, &found.local)] {
-            if wanted != found {
-                let without = |all: &[Backend], others: &[Backend]| {
-                    all.iter().filter(|one| !others.contains(one)).copied().collect()
-                };
-                let (lacking, foreign) = (without(wanted, found), without(found, wanted));
-                all.push(Difference::Endpoints { port: port.clone(), lacking, foreign });
-            }
+            all.extend(Difference::of_endpoints(&port, wanted, found));
         }
         let range =
             |(address, length): &Range| SourceRange { service: 0, address: *address, length: *length };

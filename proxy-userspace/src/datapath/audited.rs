@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{MapError, lpm_trie::Key};
+use aya::maps::lpm_trie::Key;
 use proxy_common::layout::{
     Backend, Frontend, FrontendKey, Revision, Service, Source, map, node_address, scope,
 };
 
-use super::{Datapath, contents, kernel, source};
+use super::{Datapath, contents, flows::found, kernel, source};
 use crate::{
     plan::{NodeAddresses, SourceRange},
     tables::ranges::Ranges,
@@ -95,14 +95,5 @@ impl Datapath {
     #[must_use]
     pub fn ranges(&self) -> [Option<Ranges>; 2] {
         [&self.service_cidrs, &self.pod_cidrs].map(|map| map.as_slice().try_into().ok())
-    }
-}
-
-/// Nothing, if the map holds nothing.
-fn found<V>(looked_up: Result<V, MapError>) -> Result<Option<V>, MapError> {
-    match looked_up {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -17,7 +17,10 @@
 //! [`ABI_VERSION`](proxy_common::layout::ABI_VERSION): tables are then written anew, flows and affinities are lost. What
 //! sockets remember cannot be copied: of another shape, it is lost as well. Maps never get smaller.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use anyhow::{Context as _, Result};
 use proxy_common::layout::map;
@@ -50,6 +53,19 @@ const OF_FLOWS: [&str; 5] = [map::FLOWS, map::ARRIVALS, map::NASCENT, map::CLOSI
 
 /// Maps and their sizes.
 pub(super) type Sizes = Vec<(&'static str, u32)>;
+
+/// Shapes of maps, by name.
+type Shapes<N> = BTreeMap<N, Shape>;
+
+/// Which of the maps that are there have to be made anew. One that is not there is made where the others are.
+fn renewed(there: &Shapes<String>, wanted: &Shapes<&'static str>) -> BTreeSet<&'static str> {
+    let is_other = |name: &&str| there.get(*name).is_some_and(|shape| *shape != wanted[*name]);
+    let mut renewed: BTreeSet<_> = wanted.keys().copied().filter(is_other).collect();
+    if OF_FLOWS.iter().any(|name| renewed.contains(name)) {
+        renewed.extend(OF_FLOWS.into_iter().filter(|name| there.contains_key(*name)));
+    }
+    renewed
+}
 
 /// Where the maps are to be found or made.
 pub(super) struct Begun {
@@ -86,16 +102,12 @@ pub(super) fn begin(pins: &Pins, mut sizes: Sizes) -> Result<Begun> {
     let mut older = numbers.into_iter().map(|number| pins.of_generation(number));
     let current = pins.of_generation(newest);
     let there = maps(&current)?;
+    let shapes: Shapes<String> = there.iter().map(|(name, map)| (name.clone(), map.shape())).collect();
     for (name, size) in &mut sizes {
-        *size = there.get(*name).map_or(*size, |map| map.shape().entries.max(*size));
+        *size = shapes.get(*name).map_or(*size, |shape| shape.entries.max(*size));
     }
-    let shapes = object::shapes(&sizes)?;
-    let is_other = |name: &str, shape: &Shape| there.get(name).is_some_and(|map| map.shape() != *shape);
-    let flows_change = OF_FLOWS.into_iter().any(|name| is_other(name, &shapes[name]));
-    let changed: Vec<(&str, Shape)> = shapes
-        .into_iter()
-        .filter(|(name, shape)| is_other(name, shape) || flows_change && OF_FLOWS.contains(name))
-        .collect();
+    let wanted = object::shapes(&sizes)?;
+    let changed = renewed(&shapes, &wanted);
     if changed.is_empty() {
         // A process may have died on its way here.
         let handover = older.next_back().map(|from| Handover { from: Some(from), to: current.clone() });
@@ -104,8 +116,8 @@ pub(super) fn begin(pins: &Pins, mut sizes: Sizes) -> Result<Begun> {
     for old in older {
         Handover { from: Some(old), to: current.clone() }.carry()?;
     }
-    for (name, shape) in &changed {
-        let Some(was) = there.get(*name).map(RawMap::shape) else { continue };
+    for name in &changed {
+        let (shape, was) = (wanted[name], shapes[*name]);
         info!(
             map = name,
             entries = shape.entries,
@@ -118,8 +130,7 @@ pub(super) fn begin(pins: &Pins, mut sizes: Sizes) -> Result<Begun> {
     let to = pins.of_generation(newest + 1);
     let unfinished = to.unfinished();
     pins::create_folder(&unfinished.maps())?;
-    let is_changed = |name: &str| changed.iter().any(|(changed, _)| *changed == name);
-    for (name, map) in there.iter().filter(|(name, _)| !is_changed(name)) {
+    for (name, map) in there.iter().filter(|(name, _)| !changed.contains(name.as_str())) {
         map.pin(&unfinished.map(name))?;
     }
     Ok(Begun { pins: unfinished, sizes, handover: Some(Handover { from: Some(current), to }) })
@@ -188,4 +199,37 @@ fn maps(pins: &Pins) -> Result<BTreeMap<String, RawMap>> {
             Ok((entry.file_name().to_string_lossy().into_owned(), RawMap::open(&entry.path())?))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(entries: u32) -> Shape {
+        Shape { kind: 1, key: 4, value: 8, entries, flags: 0 }
+    }
+
+    fn wanted(changed: &[&'static str]) -> Shapes<&'static str> {
+        let names = [map::FRONTENDS, map::AFFINITY].into_iter().chain(OF_FLOWS);
+        names.map(|name| (name, shape(if changed.contains(&name) { 2 } else { 1 }))).collect()
+    }
+
+    fn there() -> Shapes<String> {
+        wanted(&[]).into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect()
+    }
+
+    #[test]
+    fn what_has_another_shape_is_made_anew_and_the_maps_of_flows_together() {
+        assert_eq!(renewed(&there(), &wanted(&[])), BTreeSet::new());
+        assert_eq!(renewed(&there(), &wanted(&[map::AFFINITY])), BTreeSet::from([map::AFFINITY]));
+        assert_eq!(renewed(&there(), &wanted(&[map::NASCENT])), BTreeSet::from(OF_FLOWS));
+    }
+
+    #[test]
+    fn what_is_not_there_takes_nothing_along() {
+        let mut there = there();
+        there.remove(map::FLOWS);
+        assert_eq!(renewed(&there, &wanted(&[map::FLOWS, map::FRONTENDS])), BTreeSet::from([map::FRONTENDS]));
+        assert!(!renewed(&there, &wanted(&[map::ARRIVALS])).contains(map::FLOWS));
+    }
 }

@@ -106,7 +106,7 @@ pub(super) fn shapes(sizes: &[(&'static str, u32)]) -> Result<BTreeMap<&'static 
         };
         Ok((name, shape))
     };
-    PINNED_MAPS.into_iter().chain(PINNED_FLOW_MAPS).map(shape).collect()
+    pinned_maps().map(shape).collect()
 }
 
 /// Opens the object, with maps from the pins where there are some. No program is loaded yet.

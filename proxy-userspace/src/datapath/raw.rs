@@ -15,10 +15,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_cmd;
 
-use super::kernel::{attribute, bpf};
-
-/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
-const NOT_OVER_ANOTHER: u64 = 1;
+use super::kernel::{NOT_OVER_ANOTHER, attribute, bpf};
 
 /// Entries read at a time, if no bucket of the hash has more.
 const BATCH: u32 = 512;

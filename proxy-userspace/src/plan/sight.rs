@@ -89,16 +89,7 @@ impl Planner {
             for (range, wanted) in [(port.sets.cluster(), &table.cluster), (port.sets.local(), &table.local)]
             {
                 let held = slots(memory, range).unwrap_or_default();
-                if held != wanted.as_slice() {
-                    let without = |all: &[Backend], others: &[Backend]| {
-                        all.iter().filter(|one| !others.contains(one)).copied().collect()
-                    };
-                    differences.push(Difference::Endpoints {
-                        port: port.name.clone(),
-                        lacking: without(wanted, held),
-                        foreign: without(held, wanted),
-                    });
-                }
+                differences.extend(Difference::of_endpoints(&port.name, wanted, held));
             }
         }
         differences

@@ -20,12 +20,9 @@ use proxy_common::{
 };
 
 use super::{
-    kernel::{self, Cursor},
+    kernel::{self, Cursor, NOT_OVER_ANOTHER},
     pins::Pins,
 };
-
-/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
-const NOT_OVER_ANOTHER: u64 = 1;
 
 /// Handles of our own on the pinned maps: any number of processes and threads may have some.
 pub struct FlowMaps {
@@ -132,7 +129,7 @@ fn open<V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, Tuple, V>> {
 }
 
 /// What is not there is no failure.
-fn found<T>(result: Result<T, MapError>) -> io::Result<Option<T>> {
+pub(super) fn found<T>(result: Result<T, MapError>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),

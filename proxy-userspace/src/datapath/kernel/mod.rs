@@ -26,6 +26,9 @@ use aya_obj::generated::{
 
 pub use objects::{map_room, next_key, object_id, pin};
 
+/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`: what is there already stays.
+pub(super) const NOT_OVER_ANOTHER: u64 = 1;
+
 /// The bpf() system call.
 ///
 /// # Safety
